@@ -1,0 +1,117 @@
+"""A GPT laid out as blocks: embedding, pre-LN transformer blocks, final norm, head.
+
+h_0 = E[token] + P[position];  h_{l+1} = h_l + Attention(LN h_l) + MLP(LN ·);  logits = W LN(h_L)
+(Radford et al. 2019; pre-LN placement as in Xiong et al. 2020, arXiv 2002.04745.)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Embedding(nn.Module):
+    """Token plus learned position: int64 `(batch, time)` -> `(batch, time, width)`."""
+
+    def __init__(self, n_symbols: int, context: int, width: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(n_symbols, width)
+        self.position = nn.Embedding(context, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.token(tokens) + self.position.weight[: tokens.shape[1]]
+
+
+class Block(nn.Module):
+    """Causal self-attention and a two-layer perceptron, each behind a layer norm, on the residual stream."""
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        batch, time, width = h.shape
+        qkv = self.qkv(self.norm1(h)).view(batch, time, 3, self.n_heads, width // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width / heads)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h = h + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
+        return h + self.down(F.gelu(self.up(self.norm2(h))))
+
+
+class GPT(nn.Module):
+    """A causal language model: int64 tokens `(batch, time)` -> logits `(batch, time, n_symbols)`.
+
+    Args:
+        n_symbols: size of the alphabet.
+        context: longest sequence.
+        n_blocks, width, n_heads: depth, residual width, attention heads (width is a multiple of n_heads).
+        tie_weights: the head is the token embedding.
+        seed: draws the initial weights, N(0, 0.02²), residual outputs scaled by 1/√(2 n_blocks).
+
+    Raises:
+        ValueError: a size below 1, or a width that n_heads does not divide.
+
+    >>> GPT(n_symbols=50, context=8, n_blocks=2, width=16, n_heads=2)(torch.zeros(3, 8, dtype=torch.long)).shape
+    torch.Size([3, 8, 50])
+    """
+
+    def __init__(
+        self,
+        n_symbols: int,
+        context: int,
+        n_blocks: int = 4,
+        width: int = 128,
+        n_heads: int = 4,
+        tie_weights: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        sizes = {"n_symbols": n_symbols, "context": context, "n_blocks": n_blocks, "width": width, "n_heads": n_heads}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if width % n_heads:
+            raise ValueError(f"width must be a multiple of n_heads, got width {width} and n_heads {n_heads}")
+        self.n_symbols = n_symbols
+        self.context = context
+        self.embedding = Embedding(n_symbols, context, width)
+        self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(n_blocks))
+        self.final_norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_symbols, bias=False)
+        if tie_weights:
+            self.head.weight = self.embedding.token.weight
+        self._draw_weights(torch.Generator().manual_seed(seed))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = self.embedding(tokens)
+        for block in self.blocks:
+            h = block(h)
+        return self.head(self.final_norm(h))
+
+    @torch.no_grad()
+    def generate(self, tokens: Tensor, n_new: int, generator: torch.Generator, temperature: float = 0.8) -> Tensor:
+        """Continue `(batch, time)` tokens by `n_new` symbols drawn from softmax(logits / temperature)."""
+        for _ in range(n_new):
+            logits = self(tokens[:, -self.context :])[:, -1] / temperature
+            drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+            tokens = torch.cat((tokens, drawn), dim=1)
+        return tokens
+
+    @torch.no_grad()
+    def _draw_weights(self, generator: torch.Generator) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue  # norms start at one, biases at zero
+            residual = name.endswith(("out.weight", "down.weight"))
+            deviation = 0.02 / (2 * len(self.blocks)) ** 0.5 if residual else 0.02
+            parameter.normal_(std=deviation, generator=generator)
+        for block in self.blocks:
+            for bias in (block.up.bias, block.down.bias):
+                bias.zero_()
