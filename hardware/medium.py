@@ -66,7 +66,7 @@ class DenseMedium:
         self.scale = 1 / (_deviation() * math.sqrt(n_features))
 
     def field(self, patterns: Tensor) -> tuple[Tensor, Tensor]:
-        """Real and imaginary part of Rx, float32 `(batch, n_components)` each, for binary rows `(batch, n_features)`."""
+        """Real and imaginary part of Rx, float32 `(batch, n_components)` each, for binary rows."""
         real, imaginary = self._on(patterns.device)
         x = patterns.float()
         return (x @ real) * self.scale, (x @ imaginary) * self.scale

@@ -174,7 +174,7 @@ class OPU(ABC):
             stream = torch.tensor(list(bytes.fromhex(saved)), dtype=torch.uint8)
             self.generator(torch.device(key)).set_state(stream)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release the device; closing twice is harmless."""
 
     def __enter__(self) -> OPU:

@@ -69,9 +69,7 @@ class SimulatedOPU(OPU):
         real, imaginary = self._medium.field(patterns)
         intensity = real.square_().add_(imaginary.square_())
         half_on = 1.0  # E|E|² = 2 ‖x‖²/n_features, so a pattern with half its mirrors on has mean intensity 1
-        counts = self.preset.camera.counts(
-            intensity, self.preset.exposure * half_on, self.generator(patterns.device)
-        )
+        counts = self.preset.camera.counts(intensity, self.preset.exposure * half_on, self.generator(patterns.device))
         return counts.to(torch.uint8)
 
     def _in_phase(self, patterns: Tensor) -> Tensor:

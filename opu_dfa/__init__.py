@@ -1,4 +1,4 @@
-"""Networks trained with light: direct feedback alignment on an optical processing unit, or on a CPU that simulates it."""
+"""Networks trained with light: direct feedback alignment on an optical processing unit, real or simulated."""
 
 from opu_dfa.dfa import DirectFeedback, Feedback, GaussianFeedback, OpticalFeedback
 

@@ -1,0 +1,51 @@
+"""Networks laid out as blocks, and where direct feedback alignment enters each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from opu_dfa.config import Count, parse, settings
+from opu_dfa.errors import ConfigError
+from opu_dfa.models.gpt import GPT
+
+
+@settings
+class GPTSettings:
+    """Sizes of a `GPT`. taps: the blocks that learn from feedback; through: the module whose local derivative the
+    projected error passes; head: the linear layer that may start from the feedback's columns."""
+
+    name: Literal["gpt"]
+    n_blocks: Count
+    width: Count
+    n_heads: Count
+    tie_weights: bool
+    taps: list[str]
+    through: str | None
+    head: str
+
+
+def build_model(section: Mapping[str, Any], task: Any, seed: int) -> tuple[nn.Module, GPTSettings]:
+    """The model a configuration names, sized for the task, and its settings.
+
+    Raises:
+        ConfigError: an unknown model, or sizes that do not fit each other.
+    """
+    if section.get("name") != "gpt":
+        raise ConfigError(f"model.name={section.get('name')} is unknown; the models are: gpt")
+    chosen = parse(GPTSettings, section, "model")
+    try:
+        model = GPT(
+            task.n_outputs,
+            task.context,
+            chosen.n_blocks,
+            chosen.width,
+            chosen.n_heads,
+            chosen.tie_weights,
+            seed,
+        )
+    except ValueError as error:
+        raise ConfigError(f"the model does not fit: {error}") from error
+    return model, chosen

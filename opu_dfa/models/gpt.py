@@ -107,11 +107,9 @@ class GPT(nn.Module):
     @torch.no_grad()
     def _draw_weights(self, generator: torch.Generator) -> None:
         for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                continue  # norms start at one, biases at zero
+            if parameter.ndim < 2:  # norms start at one, biases at zero
+                parameter.fill_(float("norm" in name and name.endswith("weight")))
+                continue
             residual = name.endswith(("out.weight", "down.weight"))
             deviation = 0.02 / (2 * len(self.blocks)) ** 0.5 if residual else 0.02
             parameter.normal_(std=deviation, generator=generator)
-        for block in self.blocks:
-            for bias in (block.up.bias, block.down.bias):
-                bias.zero_()

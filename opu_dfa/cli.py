@@ -1,0 +1,151 @@
+"""The command line: `opu-dfa <verb> [group=choice] [key=value]`, composed by Hydra."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+USAGE = """\
+usage: opu-dfa <verb> [group=choice] [key=value] ...
+
+verbs
+  train      train a model by direct feedback alignment, beside backprop and frozen blocks
+
+  opu-dfa train                       the default: a small GPT on Python's documentation, no network, no device
+  opu-dfa train steps=20              a short run
+  opu-dfa train task.text=FILE        your own UTF-8 text
+  opu-dfa train feedback=gaussian     a digital random matrix in place of the device
+  opu-dfa train resume=RUN            continue an interrupted run
+  opu-dfa train --cfg job             show every setting
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; exits with 0, 2 for an error the user can mend, 130 after an interruption."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        raise SystemExit(0)
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        raise SystemExit(_fail(f"opu-dfa has no verb {verb!r}; the verbs are: {', '.join(VERBS)}. See opu-dfa --help."))
+    raise SystemExit(VERBS[verb](rest))
+
+
+def train(overrides: list[str]) -> int:
+    """`opu-dfa train`: a new run, or `resume=RUN`."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    from opu_dfa.config import config_folder
+    from opu_dfa.errors import ConfigError, UserError
+
+    console = Console()
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
+    try:
+        resumed = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
+        if resumed and resumed[-1] not in ("null", ""):
+            if len(overrides) > 1:
+                raise ConfigError(
+                    "resume= continues a run with the settings it began with; leave out the other settings: "
+                    + " ".join(word for word in overrides if not word.startswith("resume="))
+                )
+            return _resume(resumed[-1], console)
+        return _hydra(overrides, config_folder(), console)
+    except UserError as error:
+        return _fail(str(error))
+
+
+def _resume(where: str, console) -> int:  # type: ignore[no-untyped-def]
+    import json
+
+    from opu_dfa.errors import CheckpointError
+    from opu_dfa.training.run import CHECKPOINT
+
+    place = Path(where).expanduser()
+    checkpoint = place / CHECKPOINT if place.is_dir() else place
+    settings = checkpoint.parent / "config.json"
+    if not checkpoint.is_file() or not settings.is_file():
+        missing = settings if checkpoint.is_file() else checkpoint
+        raise CheckpointError(
+            f"resume={where}: there is no {missing}. Give the folder of a run, as the run printed it."
+        )
+    try:
+        config = json.loads(settings.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{settings} is damaged: {error}") from error
+    return _train(config, checkpoint.parent, console, checkpoint)
+
+
+def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[no-untyped-def]
+    """Compose the configuration and run; Hydra handles multirun, launchers and --cfg."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from opu_dfa.errors import ConfigError
+
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        plain = OmegaConf.to_container(config, resolve=True)
+        codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))  # type: ignore[arg-type]
+
+    quiet = os.environ.setdefault("HYDRA_FULL_ERROR", "1") != "1"
+    program = sys.argv
+    sys.argv = ["opu-dfa train", *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(folder), config_name="train")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_composition_message(error, overrides)) from error
+    except OSError as error:
+        from opu_dfa.training.checkpoint import cannot_write
+
+        raise cannot_write(Path(error.filename or "the run folder"), error) from error
+    finally:
+        sys.argv = program
+        if not quiet:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+    return max(codes, default=0)
+
+
+def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | None = None) -> int:  # type: ignore[no-untyped-def]
+    """One run; prints its folder as the last line."""
+    from opu_dfa.errors import UserError
+    from opu_dfa.training.run import CHECKPOINT, Interrupted, run_training
+
+    shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+    try:
+        run_training(config, folder, console, checkpoint)
+    except Interrupted as stopped:
+        print(f"{str(stopped).capitalize()}; its checkpoint is written. Continue with: opu-dfa train resume={shown}")
+        return 130
+    except UserError as error:
+        kept = f" Continue from it with: opu-dfa train resume={shown}" if (folder / CHECKPOINT).is_file() else ""
+        return _fail(f"{error}{kept}")
+    print(shown)
+    return 0
+
+
+def _composition_message(error: Exception, overrides: list[str]) -> str:
+    """Hydra's complaint as one paragraph, with the nearest setting that exists."""
+    reason = " ".join(str(error).split())
+    return f"the settings {' '.join(overrides)} do not fit: {reason}. `opu-dfa train --cfg job` shows every setting."
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"train": train}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a run leaves for people: a table on the console, figures, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape as literal
+from rich.table import Table
+
+from opu_dfa.training.checkpoint import write_atomically
+from opu_dfa.training.figures import alignment_figure, loss_figure
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .9rem; text-align: right }
+th:first-child, td:first-child { text-align: left } thead { border-bottom: 2px solid #1b1f24 }
+pre { background: #f4f5f7; padding: 1rem; white-space: pre-wrap } svg { width: 100%; height: auto }
+mark { background: none; color: #8a6d00 } .big { font-size: 1.4rem }
+"""
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """The comparison as a table, the recovery, what the device spent, and a sample."""
+    table = Table(title=f"{summary['task']}: validation loss after {summary['steps']} steps")
+    for heading in _HEADINGS:
+        table.add_column(heading.format(unit=summary["unit"]), justify="left" if heading == "method" else "right")
+    for row in _rows(summary):
+        table.add_row(*row)
+    console.print(table)
+    for line in _remarks(summary):
+        console.print(line, highlight=False)
+    for method, result in summary["methods"].items():
+        if method != "frozen" and "sample" in result:
+            sample = result["sample"]
+            console.print(f"\n[bold]{summary['titles'][method]} continues[/bold]", highlight=False)
+            console.print(f"[dim]{literal(sample['prompt'])}[/dim]{literal(sample['continuation'])}", highlight=False)
+
+
+def write_report(folder: Path, summary: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    """Write `loss.png`, `alignment.png` and `report.html` into a run folder."""
+    pictures: list[tuple[str, Figure]] = [
+        ("loss", loss_figure(records, summary["titles"], summary["unit"])),
+    ]
+    alignment = alignment_figure(records)
+    if alignment is not None:
+        pictures.append(("alignment", alignment))
+    for name, figure in pictures:
+        write_atomically(folder / f"{name}.png", _drawn(figure, "png"))
+    write_atomically(folder / "report.html", _page(summary, [figure for _, figure in pictures]).encode())
+
+
+_HEADINGS = ("method", "{unit}", "learning rate", "tokens/s", "CPU seconds")
+
+
+def _rows(summary: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            summary["titles"][method],
+            f"{result['val_loss']:.3f}",
+            f"{result['learning_rate']:g}",
+            f"{result['tokens_per_second']:,.0f}",
+            f"{result['cpu_seconds']:,.0f}",
+        ]
+        for method, result in summary["methods"].items()
+    ]
+
+
+def _remarks(summary: dict[str, Any]) -> list[str]:
+    lines = []
+    if summary["recovery"] is not None:
+        lines.append(
+            f"Recovery: {summary['recovery']:.3f} of what backprop gains over frozen blocks, "
+            "(frozen - DFA) / (frozen - backprop)."
+        )
+    alignment = summary["methods"].get("dfa", {}).get("alignment")
+    if alignment:
+        cosines = ", ".join(f"{block} {cosine:.2f}" for block, cosine in alignment.items())
+        lines.append(f"Gradient alignment with backprop (cosine, last measured): {cosines}.")
+    device = summary["device"]
+    if device:
+        lines.append(
+            f"Device ({device['name']}): {device['frames']:,} frames, {device['seconds']:,.0f} s at its frame time, "
+            f"{device['joules'] / 1e3:,.1f} kJ at its power. The same projections as dense float products: "
+            f"{device['dense_projection_flops']:.2e} FLOPs."
+        )
+    return lines
+
+
+def _page(summary: dict[str, Any], figures: list[Figure]) -> str:
+    """The whole report as one page without outside references."""
+    head = "".join(f"<th>{escape(h.format(unit=summary['unit']))}</th>" for h in _HEADINGS)
+    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in _rows(summary))
+    remarks = "".join(f"<p>{escape(line)}</p>" for line in _remarks(summary))
+    drawn = "".join(f"<figure>{_inline_svg(figure)}</figure>" for figure in figures)
+    samples = "".join(
+        f"<h3>{escape(summary['titles'][method])}</h3><pre><mark>{escape(result['sample']['prompt'])}</mark>"
+        f"{escape(result['sample']['continuation'])}</pre>"
+        for method, result in summary["methods"].items()
+        if "sample" in result
+    )
+    title = f"{escape(summary['task'])}: direct feedback alignment and its controls"
+    return (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
+        f"<h1>{title}</h1><p>Seed {summary['seed']}, {summary['steps']} steps of "
+        f"{summary['tokens_per_step']:,} tokens for every method. Lower loss is better.</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{remarks}{drawn}"
+        f"<h2>Samples</h2><p>Each continues the start of the held-out text (coloured), temperature 0.8.</p>{samples}"
+        "</html>\n"
+    )
+
+
+def _drawn(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150)
+    return buffer.getvalue()
+
+
+def _inline_svg(figure: Figure) -> str:
+    drawn = _drawn(figure, "svg").decode()
+    return drawn[drawn.index("<svg") :]

@@ -1,0 +1,273 @@
+"""One training run: each method in turn under the same budget, then the comparison; resumable at any step."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from opu_dfa.config import parse
+from opu_dfa.errors import CheckpointError, RunFolderError
+from opu_dfa.tasks import build_task
+from opu_dfa.tasks.text import TextTask
+from opu_dfa.training.checkpoint import cannot_write, load_tree, save_tree, write_atomically
+from opu_dfa.training.learner import Learner, build_learner
+from opu_dfa.training.loop import Loop
+from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.progress import TrainingProgress
+from opu_dfa.training.report import print_summary, write_report
+from opu_dfa.training.settings import TrainSettings
+from opu_dfa.training.trackers import Tracker, open_tracker
+
+CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+
+
+class Interrupted(Exception):
+    """The user asked the run to stop; its checkpoint is written."""
+
+
+def run_training(config: dict[str, Any], folder: Path, console: Console, checkpoint: Path | None = None) -> Path:
+    """Train every method of a configuration in a run folder, and write its summary, figures and report.
+
+    Args:
+        config: the composed configuration, plain.
+        folder: the run's folder.
+        console: where progress and the summary are shown.
+        checkpoint: continue from this file, bit for bit as if never interrupted.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: anything a user can mend (`opu_dfa.errors`).
+        Interrupted: stopped by SIGINT or SIGTERM, after a checkpoint.
+    """
+    settings = parse(TrainSettings, config)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with _alone_in(folder):
+        run = _Run(settings, config, folder, console, load_tree(checkpoint) if checkpoint else None)
+        try:
+            summary = run.complete()
+        except BaseException:
+            run.close(None)
+            raise
+        run.close(summary)
+    print_summary(summary, console)
+    return folder
+
+
+class _Run:
+    """The state of a run: which methods are finished, which is under way, and where its records go."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        config: dict[str, Any],
+        folder: Path,
+        console: Console,
+        saved: dict[str, Any] | None,
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.console = console
+        self.task = build_task(settings.task)
+        self.finished: dict[str, dict[str, Any]] = saved["finished"] if saved else {}
+        self._under_way: dict[str, Any] | None = saved["under_way"] if saved else None
+        if saved and saved["data"] != self.task.fingerprint:
+            raise CheckpointError(
+                f"the text has changed since this run began (fingerprint {self.task.fingerprint}, was "
+                f"{saved['data']}): it cannot continue to the same numbers. Restore the text, or start a new run."
+            )
+        if not saved:
+            write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+        self.metrics = MetricsFile(folder / "metrics.jsonl", saved["metrics_offset"] if saved else 0)
+        self.tracker: Tracker = open_tracker(settings, folder, config, saved["tracker"] if saved else None)
+
+    def complete(self) -> dict[str, Any]:
+        """Train what is not finished yet, and write what the run leaves."""
+        task, settings = self.task, self.settings
+        titles = method_titles(settings)
+        self.console.print(
+            f"Text: {task.title}, {task.n_symbols_text:,} symbols, alphabet of {task.n_outputs}. "
+            f"{settings.steps} steps of {settings.batch_size} windows of {task.context} for each of: "
+            + ", ".join(titles[m] for m in settings.methods),
+            highlight=False,
+        )
+        with _stop_requests() as stop, TrainingProgress(self.console, titles, settings.steps) as progress:
+            for method in settings.methods:
+                if method not in self.finished:
+                    self.finished[method] = self._train(method, progress, stop)
+                    self._under_way = None
+                    self._checkpoint(None)
+        summary = self._summary()
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
+        write_report(self.folder, summary, read_metrics(self.folder / "metrics.jsonl"))
+        return summary
+
+    def close(self, summary: dict[str, Any] | None) -> None:
+        self.metrics.close()
+        self.tracker.finish(summary)
+
+    def _train(self, method: str, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
+        learner = build_learner(method, self.settings, self.task)
+
+        def observe(record: dict[str, Any]) -> None:
+            self.metrics.append(record)
+            self.tracker.log(record)
+            progress.record(record)
+            loss.update({k: record[k] for k in ("loss", "val_loss") if k in record})
+
+        loss: dict[str, float] = {}
+        loop = Loop(method, learner, self.task, self.settings, observe)
+        if self._under_way and self._under_way["method"] == method:
+            loop.load_state(self._under_way["loop"])
+            loss.update(self._under_way["loss"])
+        progress.begin(method, loop.steps_done)
+        while not loop.done:
+            loop.step()
+            progress.advance(loop)
+            if loop.done or stop.is_set() or loop.steps_done % self.settings.checkpoint_every == 0:
+                self._checkpoint({"method": method, "loop": loop.state(), "loss": loss})
+            if stop.is_set():
+                raise Interrupted(f"stopped at step {loop.steps_done} of {method_titles(self.settings)[method]}")
+        save_tree(self.folder / f"{method}.safetensors", dict(learner.model.state_dict()))
+        return self._result(loop, learner, loss)
+
+    def _result(self, loop: Loop, learner: Learner, loss: dict[str, float]) -> dict[str, Any]:
+        """What a finished method is reported by."""
+        result: dict[str, Any] = {
+            "val_loss": loss["val_loss"],
+            "train_loss": loss["loss"],
+            "learning_rate": getattr(self.settings.optimizer.lr, loop.method),
+            "seconds": round(loop.seconds, 2),
+            "cpu_seconds": round(loop.cpu_seconds, 2),
+            "tokens_per_second": round(loop.tokens_per_second, 1),
+        }
+        if loop.alignment:
+            result["alignment"] = loop.alignment
+        if self.settings.sample_length:
+            result["sample"] = _sample(learner, self.task, self.settings)
+        if learner.opu is not None:
+            usage = learner.opu.usage
+            result["device"] = {
+                "name": learner.opu.identity,
+                "frames": usage.frames,
+                "seconds": usage.seconds,
+                "joules": usage.joules,
+                # One multiply-add an entry of the matrix, for every error shown: two operations.
+                "dense_projection_flops": 2
+                * learner.opu.n_features
+                * learner.opu.n_components
+                * self.settings.steps
+                * self.settings.batch_size
+                * self.task.context,
+            }
+        return result
+
+    def _summary(self) -> dict[str, Any]:
+        methods = {m: {k: v for k, v in r.items() if k != "device"} for m, r in self.finished.items()}
+        losses = {m: r["val_loss"] for m, r in methods.items()}
+        recovery = None
+        if {"dfa", "bp", "frozen"} <= losses.keys() and losses["frozen"] != losses["bp"]:
+            recovery = (losses["frozen"] - losses["dfa"]) / (losses["frozen"] - losses["bp"])
+        return {
+            "task": self.task.title,
+            "unit": self.task.unit,
+            "seed": self.settings.seed,
+            "steps": self.settings.steps,
+            "tokens_per_step": self.settings.batch_size * self.task.context,
+            "titles": method_titles(self.settings),
+            "methods": methods,
+            "recovery": recovery,
+            "device": self.finished.get("dfa", {}).get("device"),
+        }
+
+    def _checkpoint(self, under_way: dict[str, Any] | None) -> None:
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            _hard_link(path, self.folder / PREVIOUS)
+        save_tree(
+            path,
+            {
+                "finished": self.finished,
+                "under_way": under_way,
+                "metrics_offset": self.metrics.offset(),
+                "data": self.task.fingerprint,
+                "tracker": self.tracker.identity,
+            },
+        )
+
+
+def method_titles(settings: TrainSettings) -> dict[str, str]:
+    """What each method is called where people read it."""
+    kind = "optical" if settings.feedback.get("name") == "optical" else "digital"
+    return {"dfa": f"{kind} DFA", "bp": "backprop", "frozen": "frozen blocks"}
+
+
+def _sample(learner: Learner, task: TextTask, settings: TrainSettings) -> dict[str, str]:
+    generator = torch.Generator().manual_seed(settings.seed)
+    learner.model.eval()
+    prompt = task.prompt()
+    text = learner.model.generate(prompt, settings.sample_length, generator)[0]  # type: ignore[operator]
+    n = prompt.shape[1]
+    return {"prompt": task.alphabet.decode(text[:n]), "continuation": task.alphabet.decode(text[n:])}
+
+
+def _hard_link(path: Path, second_name: Path) -> None:
+    """Keep a file under a second name, so that replacing it leaves the old content there."""
+    try:
+        second_name.unlink(missing_ok=True)
+        second_name.hardlink_to(path)
+    except OSError as error:
+        raise cannot_write(second_name, error) from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two processes in one run folder would destroy each other's checkpoints."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunFolderError(
+                f"another process is training in {folder}. Wait for it, or start a run of your own."
+            ) from error
+        yield
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM set an event that the loop looks at after each step; a second one stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+
+    for s in previous:
+        signal.signal(s, request)
+    try:
+        yield stop
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)

@@ -1,0 +1,79 @@
+"""The settings of a training run, typed and checked. Their values are in configs/."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, settings
+from opu_dfa.errors import ConfigError
+
+Method = Literal["dfa", "bp", "frozen"]
+
+
+@settings
+class LearningRates:
+    """The peak learning rate of each method, chosen for each by the same sweep (scripts/sweep.py)."""
+
+    dfa: Positive
+    bp: Positive
+    frozen: Positive
+
+
+@settings
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay.
+
+    warmup, final: fraction of the steps, fraction of the peak rate; clip_norm: largest gradient norm, 0 for none.
+    """
+
+    lr: LearningRates
+    beta1: BelowOne
+    beta2: BelowOne
+    weight_decay: NonNegative
+    warmup: BelowOne
+    final: BelowOne
+    clip_norm: NonNegative
+
+
+@settings
+class OPUSettings:
+    """Which device carries the feedback; seed None takes the run's seed."""
+
+    kind: Literal["auto", "simulated", "lighton"]
+    preset: str
+    seed: NonNegativeInt | None
+
+
+@settings
+class WandbSettings:
+    """Weights & Biases: mode "offline" writes beside the run, "online" needs WANDB_API_KEY."""
+
+    mode: Literal["offline", "online"]
+    project: str
+
+
+@settings
+class TrainSettings:
+    """A run: what is trained, how long, by which methods, and how often things are looked at and saved (in steps)."""
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    feedback: dict[str, Any]
+    opu: OPUSettings
+    optimizer: OptimizerSettings
+    tracker: Literal["none", "wandb"]
+    wandb: WandbSettings
+    methods: list[Method]
+    steps: Count
+    batch_size: Count
+    seed: NonNegativeInt
+    log_every: Count
+    validate_every: Count
+    alignment_every: Count
+    checkpoint_every: Count
+    sample_length: NonNegativeInt
+    resume: str | None
+
+    def __post_init__(self) -> None:
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"methods={self.methods} must name at least one method, and each at most once")
