@@ -33,6 +33,7 @@ def open_opu(
         DeviceUnavailable: "lighton" was asked for and does not answer.
         DeviceInputError: an unknown kind or preset, a size below 1.
 
+    >>> import torch
     >>> with open_opu("simulated", n_features=16, n_components=4) as opu:
     ...     counts = opu.transform(torch.ones(1, 16))
     >>> counts.dtype, opu.usage

@@ -38,15 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(overrides: list[str]) -> int:
     """`opu-dfa train`: a new run, or `resume=RUN`."""
     from rich.console import Console
-    from rich.logging import RichHandler
 
     from opu_dfa.config import config_folder
     from opu_dfa.errors import ConfigError, UserError
 
     console = Console()
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
     try:
         resumed = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
         if resumed and resumed[-1] not in ("null", ""):
@@ -118,9 +114,13 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
 
 def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | None = None) -> int:  # type: ignore[no-untyped-def]
     """One run; prints its folder as the last line."""
+    from rich.logging import RichHandler
+
     from opu_dfa.errors import UserError
     from opu_dfa.training.run import CHECKPOINT, Interrupted, run_training
 
+    handler = RichHandler(console=console, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
     try:
         run_training(config, folder, console, checkpoint)

@@ -165,37 +165,34 @@ class DirectFeedback:
     def alignment(self, loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> dict[str, float]:
         """Cosine between the DFA and the backpropagation gradient of each block's parameters, on one batch.
 
-        The parameters' `.grad` are left as they were; the feedback is really asked (a device counts the frames).
+        A block's parameters are those its tap depends on, what stands before it included. The parameters' `.grad` are
+        left as they were; the feedback is really asked (a device counts the frames).
+
+        Args:
+            loss_fn: loss of (output, y); x, y: the batch.
+
+        Returns:
+            The cosine by the block's name, in the order the blocks ran.
         """
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         kept = [p.grad for p in parameters]
-
-        def gradients(exact: bool) -> dict[str, Tensor]:
-            for p in parameters:
-                p.grad = None
-            out = self.model(x)
-            loss = loss_fn(out, y)
-            if exact:
-                loss.backward()
-            else:
-                self.backward(loss, out)
-            return {
-                name: torch.cat([p.grad.flatten().double() for p in block.parameters() if p.grad is not None])
-                for name, block in self.blocks.items()
-                if any(p.grad is not None for p in block.parameters())
-            }
-
         try:
-            by_feedback = gradients(exact=False)
+            _clear(parameters)
+            out = self.model(x)
+            record: _Record = out._dfa_record
+            owned = {name: _parameters_of(tap) for name, tap in zip(record.names, record.taps, strict=True)}
+            self.backward(loss_fn(out, y), out)
+            by_feedback = {name: _gradient(mine) for name, mine in owned.items() if mine}
+            _clear(parameters)
             with self.exact():
-                by_backprop = gradients(exact=True)
+                loss_fn(self.model(x), y).backward()
+            return {
+                name: torch.nn.functional.cosine_similarity(gradient, _gradient(owned[name]), dim=0).item()
+                for name, gradient in by_feedback.items()
+            }
         finally:
             for p, grad in zip(parameters, kept, strict=True):
                 p.grad = grad
-        return {
-            name: torch.nn.functional.cosine_similarity(by_feedback[name], by_backprop[name], dim=0).item()
-            for name in by_feedback
-        }
 
     def detach(self) -> None:
         """Remove every hook: the model is as it was before."""
@@ -248,6 +245,31 @@ class DirectFeedback:
                 (pulled,) = torch.autograd.grad(passed, at, signals[0].to(passed.dtype))
                 return [pulled] * len(signals)
             return [torch.autograd.grad(passed, at, s.to(passed.dtype), retain_graph=True)[0] for s in signals]
+
+
+def _clear(parameters: Sequence[Tensor]) -> None:
+    for p in parameters:
+        p.grad = None
+
+
+def _gradient(parameters: Sequence[Tensor]) -> Tensor:
+    """The gradients of some parameters as one float64 vector; zeros where there is none."""
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters])
+
+
+def _parameters_of(tap: Tensor) -> list[Tensor]:
+    """The leaves that a tap depends on, found by walking its graph: its block's own parameters, inputs being cut."""
+    found: dict[int, Tensor] = {}
+    waiting, seen = [tap.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[id(node.variable)] = node.variable
+        waiting.extend(previous for previous, _ in node.next_functions)
+    return list(found.values())
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

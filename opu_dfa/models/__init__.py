@@ -15,7 +15,8 @@ from opu_dfa.models.gpt import GPT
 @settings
 class GPTSettings:
     """Sizes of a `GPT`. taps: the blocks that learn from feedback; through: the module whose local derivative the
-    projected error passes; head: the linear layer that may start from the feedback's columns."""
+    projected error passes; head: the linear layer that may start from the feedback's columns; trained_after: what
+    follows the last block, and alone is trained where the blocks are frozen."""
 
     name: Literal["gpt"]
     n_blocks: Count
@@ -25,6 +26,7 @@ class GPTSettings:
     taps: list[str]
     through: str | None
     head: str
+    trained_after: list[str]
 
 
 def build_model(section: Mapping[str, Any], task: Any, seed: int) -> tuple[nn.Module, GPTSettings]:

@@ -144,5 +144,7 @@ def align_head(head: nn.Module, feedback: Feedback, scale: float) -> None:
 
 
 def _freeze(model: nn.Module, layout: GPTSettings) -> None:
-    for block in resolve_blocks(model, layout.taps).values():
-        block.requires_grad_(False)
+    """Keep as drawn what DFA teaches by feedback; what follows the last block (`trained_after`) still learns."""
+    model.requires_grad_(False)
+    for name in layout.trained_after:
+        model.get_submodule(name).requires_grad_(True)

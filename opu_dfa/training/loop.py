@@ -59,6 +59,7 @@ class Loop:
         self.cpu_seconds = 0.0
         self.first_loss: float | None = None
         self.alignment: dict[str, float] = {}
+        self.probe_frames = self._frames()  # spent on measuring (the feedback's columns, alignment), not on training
         self._data = torch.Generator().manual_seed(settings.seed + (_DATA_STREAM << 32))
         self._device = next(learner.model.parameters()).device
 
@@ -68,14 +69,16 @@ class Loop:
 
     def step(self) -> None:
         """One optimiser step, and what is due with it: a log record, validation, alignment."""
-        started, cpu_started = time.perf_counter(), time.process_time()
         settings, learner, step = self.settings, self.learner, self.steps_done
         record: dict[str, Any] = {"method": self.method, "step": step + 1}
         if learner.engine and step % settings.alignment_every == 0:
             x, y = self._to_device(next(self.task.validation(settings.batch_size, settings.batch_size)))
+            before = self._frames()
             self.alignment = learner.engine.alignment(self.task.loss, x, y)
+            self.probe_frames += self._frames() - before
             record["alignment"] = self.alignment
 
+        started, cpu_started = time.perf_counter(), time.process_time()
         factor = learning_rate_factor(step, settings.steps, settings.optimizer)
         peak = getattr(settings.optimizer.lr, self.method)
         for group in learner.optimizer.param_groups:
@@ -97,7 +100,7 @@ class Loop:
         if last or self.steps_done % settings.log_every == 0 or "alignment" in record:
             record |= {"loss": value, "lr": peak * factor, "gradient_norm": norm}
             if learner.opu is not None:
-                record["frames"] = learner.opu.usage.frames
+                record["frames"] = self._frames()
             if last or self.steps_done % settings.validate_every == 0:
                 record["val_loss"] = self.validate(None if last else _QUICK_WINDOWS)
             record["tokens_per_second"] = round(self.tokens_per_second, 1)
@@ -130,6 +133,7 @@ class Loop:
             "cpu_seconds": self.cpu_seconds,
             "first_loss": self.first_loss,
             "alignment": self.alignment,
+            "probe_frames": self.probe_frames,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -139,6 +143,10 @@ class Loop:
         self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
         self.first_loss = state["first_loss"]
         self.alignment = state["alignment"]
+        self.probe_frames = state["probe_frames"]
+
+    def _frames(self) -> int:
+        return self.learner.opu.usage.frames if self.learner.opu else 0
 
     def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return batch[0].to(self._device), batch[1].to(self._device)

@@ -53,6 +53,7 @@ class TrainingProgress:
                 f"loss {record['loss']:.3f}  validation {record['val_loss']:.3f}  "
                 f"{record['tokens_per_second']:,.0f} tokens/s{frames}",
                 highlight=False,
+                soft_wrap=True,
             )
 
     def advance(self, loop: Loop) -> None:

@@ -33,12 +33,16 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for line in _remarks(summary):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     for method, result in summary["methods"].items():
         if method != "frozen" and "sample" in result:
             sample = result["sample"]
             console.print(f"\n[bold]{summary['titles'][method]} continues[/bold]", highlight=False)
-            console.print(f"[dim]{literal(sample['prompt'])}[/dim]{literal(sample['continuation'])}", highlight=False)
+            console.print(
+                f"[dim]{literal(sample['prompt'])}[/dim]{literal(sample['continuation'])}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def write_report(folder: Path, summary: dict[str, Any], records: list[dict[str, Any]]) -> None:
@@ -84,9 +88,10 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
     device = summary["device"]
     if device:
         lines.append(
-            f"Device ({device['name']}): {device['frames']:,} frames, {device['seconds']:,.0f} s at its frame time, "
-            f"{device['joules'] / 1e3:,.1f} kJ at its power. The same projections as dense float products: "
-            f"{device['dense_projection_flops']:.2e} FLOPs."
+            f"Device ({device['name']}): {device['frames']:,} frames ({device['probe_frames']:,} of them to measure "
+            f"columns and alignment), {device['seconds']:,.0f} s at its frame time, {device['joules'] / 1e3:,.1f} kJ "
+            "at its power. "
+            f"The training's projections as dense float products: {device['dense_projection_flops']:.2e} FLOPs."
         )
     return lines
 

@@ -102,6 +102,7 @@ class _Run:
             f"{settings.steps} steps of {settings.batch_size} windows of {task.context} for each of: "
             + ", ".join(titles[m] for m in settings.methods),
             highlight=False,
+            soft_wrap=True,
         )
         with _stop_requests() as stop, TrainingProgress(self.console, titles, settings.steps) as progress:
             for method in settings.methods:
@@ -162,6 +163,7 @@ class _Run:
             result["device"] = {
                 "name": learner.opu.identity,
                 "frames": usage.frames,
+                "probe_frames": loop.probe_frames,
                 "seconds": usage.seconds,
                 "joules": usage.joules,
                 # One multiply-add an entry of the matrix, for every error shown: two operations.

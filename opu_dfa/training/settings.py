@@ -12,7 +12,7 @@ Method = Literal["dfa", "bp", "frozen"]
 
 @settings
 class LearningRates:
-    """The peak learning rate of each method, chosen for each by the same sweep (scripts/sweep.py)."""
+    """The peak learning rate of each method, chosen for each by the same sweep (scripts/results.py)."""
 
     dfa: Positive
     bp: Positive

@@ -1,0 +1,50 @@
+# Two commands: `make train` and `make test`. Each sets up .venv first when that is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: train test test-slow setup lint bench-dfa results clean help
+
+help:
+	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
+	@echo "make test       lint, type-check and test"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench-dfa  CPU time of a DFA step against a backprop step"
+	@echo "make results    three seeds of the default run and of its variants: docs/results.md and its figures"
+
+train: $(VENV)/.ready
+	$(BIN)/opu-dfa train $(ARGS)
+
+test: $(VENV)/.ready lint
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench-dfa: $(VENV)/.ready
+	$(BIN)/python scripts/bench/dfa_step.py
+
+results: $(VENV)/.ready
+	$(BIN)/python scripts/results.py
+
+setup: $(VENV)/.ready
+
+# lightonml pins numexpr 2.7, which does not build on current Python; it runs with current numexpr, and needs the
+# pkg_resources of setuptools below 82. So its dependencies are named here and its own pins left aside.
+$(VENV)/.ready: pyproject.toml Makefile
+	@echo "Setting up $(VENV): PyTorch and its companions are several gigabytes, so this takes a few minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "setuptools<82" attrs requests numexpr
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps lightonml==1.4.3
+	@touch $@
+	@echo "$(VENV) is ready."
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
