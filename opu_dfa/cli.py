@@ -116,7 +116,8 @@ def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | 
     """One run; prints its folder as the last line."""
     from rich.logging import RichHandler
 
-    from opu_dfa.errors import UserError
+    from hardware import DeviceError
+    from opu_dfa.errors import RunFolderError, UserError
     from opu_dfa.training.run import CHECKPOINT, Interrupted, run_training
 
     handler = RichHandler(console=console, show_path=False, show_time=False)
@@ -127,9 +128,9 @@ def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | 
     except Interrupted as stopped:
         print(f"{str(stopped).capitalize()}; its checkpoint is written. Continue with: opu-dfa train resume={shown}")
         return 130
-    except UserError as error:
-        kept = f" Continue from it with: opu-dfa train resume={shown}" if (folder / CHECKPOINT).is_file() else ""
-        return _fail(f"{error}{kept}")
+    except (UserError, DeviceError) as error:
+        mendable = isinstance(error, (RunFolderError, DeviceError)) and (folder / CHECKPOINT).is_file()
+        return _fail(f"{error}" + (f" Then continue with: opu-dfa train resume={shown}" if mendable else ""))
     print(shown)
     return 0
 

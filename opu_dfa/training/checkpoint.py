@@ -47,8 +47,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def cannot_write(path: Path, error: OSError) -> RunFolderError:
     """The error for a file that could not be written, with its cause and remedy."""
     return RunFolderError(
-        f"cannot write {path}: {error.strerror or error}. What was saved before is intact. Make room or choose "
-        "another folder (hydra.run.dir=FOLDER for a new run), then continue with `opu-dfa train resume=RUN`."
+        f"cannot write {path}: {error.strerror or error}. What was saved before is intact. Make room, or move the run "
+        "to another place (hydra.run.dir=FOLDER starts a new one there)."
     )
 
 
@@ -74,8 +74,8 @@ def load_tree(path: Path) -> Any:
         return _unpack(skeleton, tensors)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise CheckpointError(
-            f"the checkpoint {path} is damaged or truncated ({path.stat().st_size:,} bytes; {error}). It cannot be "
-            "continued; the metrics beside it are intact. Start a new run, or restore the file from a copy."
+            f"the checkpoint {path} is damaged or truncated ({path.stat().st_size:,} bytes; {error}) and cannot be "
+            "continued."
         ) from error
 
 

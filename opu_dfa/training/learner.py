@@ -20,7 +20,7 @@ from opu_dfa.dfa.engine import resolve_blocks
 from opu_dfa.errors import ConfigError
 from opu_dfa.models import GPTSettings, build_model
 from opu_dfa.tasks.text import TextTask
-from opu_dfa.training.settings import TrainSettings
+from opu_dfa.training.settings import Method, TrainSettings
 
 ENCODINGS: dict[str, Encoding] = {"stochastic": StochasticTernary(), "threshold": ThresholdTernary()}
 
@@ -78,17 +78,26 @@ class Learner:
             self.engine.feedback.load_state_dict(state["feedback"])
 
 
-def build_learner(method: str, run: TrainSettings, task: TextTask) -> Learner:
-    """The learner of a method ("dfa", "bp" or "frozen") at its start.
+def build_learner(method: Method, run: TrainSettings, task: TextTask) -> Learner:
+    """The learner of a method at its start. All methods start from the same weights, an aligned head included.
 
     Raises:
         ConfigError: settings that do not fit each other.
+        DeviceError: the device does not open.
     """
     model, layout = build_model(run.model, task, run.seed)
+    chosen = parse(FeedbackSettings, run.feedback, "feedback")
     engine, opu = None, None
-    if method == "dfa":
-        engine, opu = _engine(run, model, layout, task)
-    elif method == "frozen":
+    if method == "dfa" or chosen.align_head:
+        opu, feedback = _feedback(chosen, run, model, layout, task)
+        if chosen.align_head:
+            align_head(model.get_submodule(layout.head), feedback, chosen.align_head)
+        if method == "dfa":
+            through = layout.through if chosen.error_at == "output" else None
+            engine = DirectFeedback(model, layout.taps, feedback, chosen.error_at, through)
+        else:
+            opu = None
+    if method == "frozen":
         _freeze(model, layout)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -104,23 +113,13 @@ def build_learner(method: str, run: TrainSettings, task: TextTask) -> Learner:
     return Learner(model, optimizer, engine, opu)
 
 
-def _engine(
-    run: TrainSettings, model: nn.Module, layout: GPTSettings, task: TextTask
-) -> tuple[DirectFeedback, OPU | None]:
-    chosen = parse(FeedbackSettings, run.feedback, "feedback")
-    n_features = task.n_outputs if chosen.error_at == "output" else layout.width
-    blocks = resolve_blocks(model, layout.taps)
-    n_components = layout.width * (1 if chosen.layout == "shared" else len(blocks))
-    opu, feedback = _feedback(chosen, run, n_features, n_components)
-    if chosen.align_head:
-        align_head(model.get_submodule(layout.head), feedback, chosen.align_head)
-    through = layout.through if chosen.error_at == "output" else None
-    return DirectFeedback(model, layout.taps, feedback, chosen.error_at, through), opu
-
-
 def _feedback(
-    chosen: FeedbackSettings, run: TrainSettings, n_features: int, n_components: int
+    chosen: FeedbackSettings, run: TrainSettings, model: nn.Module, layout: GPTSettings, task: TextTask
 ) -> tuple[OPU | None, Feedback]:
+    """The operator, sized for where the error is taken and for the blocks; and its device, if it has one."""
+    n_features = task.n_outputs if chosen.error_at == "output" else layout.width
+    n_blocks = len(resolve_blocks(model, layout.taps))
+    n_components = layout.width * (1 if chosen.layout == "shared" else n_blocks)
     seed = run.seed if run.opu.seed is None else run.opu.seed
     encoding = ENCODINGS[chosen.encoding] if chosen.encoding else None
     if chosen.name == "gaussian":

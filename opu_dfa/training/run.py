@@ -25,7 +25,7 @@ from opu_dfa.training.loop import Loop
 from opu_dfa.training.metrics import MetricsFile, read_metrics
 from opu_dfa.training.progress import TrainingProgress
 from opu_dfa.training.report import print_summary, write_report
-from opu_dfa.training.settings import TrainSettings
+from opu_dfa.training.settings import Method, TrainSettings
 from opu_dfa.training.trackers import Tracker, open_tracker
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -55,7 +55,7 @@ def run_training(config: dict[str, Any], folder: Path, console: Console, checkpo
     settings = parse(TrainSettings, config)
     torch.use_deterministic_algorithms(True, warn_only=True)
     with _alone_in(folder):
-        run = _Run(settings, config, folder, console, load_tree(checkpoint) if checkpoint else None)
+        run = _Run(settings, config, folder, console, _load(checkpoint) if checkpoint else None)
         try:
             summary = run.complete()
         except BaseException:
@@ -119,7 +119,7 @@ class _Run:
         self.metrics.close()
         self.tracker.finish(summary)
 
-    def _train(self, method: str, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
+    def _train(self, method: Method, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
         learner = build_learner(method, self.settings, self.task)
 
         def observe(record: dict[str, Any]) -> None:
@@ -208,6 +208,17 @@ class _Run:
                 "tracker": self.tracker.identity,
             },
         )
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    """The saved state; for a damaged file, the error names the checkpoint before it."""
+    try:
+        return load_tree(checkpoint)
+    except CheckpointError as error:
+        previous = checkpoint.with_name(PREVIOUS)
+        if previous == checkpoint or not previous.is_file():
+            raise
+        raise CheckpointError(f"{error} The one before it is there: opu-dfa train resume={previous}") from error
 
 
 def method_titles(settings: TrainSettings) -> dict[str, str]:

@@ -1,0 +1,47 @@
+"""The packages as a whole: light to import, arrows that go down, configuration that is found."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import opu_dfa
+from opu_dfa.config import config_folder
+
+ROOT = Path(opu_dfa.__file__).resolve().parent.parent
+HEAVY = {"hydra", "omegaconf", "wandb", "matplotlib", "rich", "scipy", "sklearn", "numba", "torchvision", "lightonml"}
+
+
+@pytest.mark.parametrize("package", ["hardware", "opu_dfa"])
+def test_importing_a_package_imports_little_beyond_torch(package):
+    code = f"import torch, sys; before = set(sys.modules); import {package}; print(*(set(sys.modules) - before))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {name.split(".")[0] for name in printed.split()} & HEAVY
+
+
+def imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    return names | {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+
+
+@pytest.mark.parametrize(
+    ("below", "above"),
+    [
+        ("hardware", ["opu_dfa"]),
+        ("opu_dfa/dfa", ["opu_dfa.models", "opu_dfa.tasks", "opu_dfa.training", "opu_dfa.cli"]),
+        ("opu_dfa/models", ["opu_dfa.tasks", "opu_dfa.training", "opu_dfa.cli"]),
+        ("opu_dfa/tasks", ["opu_dfa.training", "opu_dfa.cli"]),
+        ("opu_dfa/training", ["opu_dfa.cli"]),
+    ],
+)
+def test_arrows_go_down_only(below, above):
+    for path in (ROOT / below).rglob("*.py"):
+        for name in imported(path):
+            assert not any(name == a or name.startswith(a + ".") for a in above), f"{path} imports {name}"
+
+
+def test_configuration_is_found():
+    assert (config_folder() / "train.yaml").is_file()

@@ -1,0 +1,180 @@
+"""The command line: what it says of mistakes, and what a run leaves."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from opu_dfa.training.metrics import read_metrics
+
+COMPLETE = {
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "report.html",
+    "loss.png",
+    "alignment.png",
+    "checkpoint.safetensors",
+    "dfa.safetensors",
+    "bp.safetensors",
+    "frozen.safetensors",
+}
+
+
+def one_paragraph(complaint: str) -> bool:
+    return complaint.startswith("error: ") and len(complaint.strip().splitlines()) == 1
+
+
+def test_a_run_leaves_a_folder_and_prints_it_last(opu_dfa, small, tmp_path):
+    code, printed, complaint = opu_dfa("train", *small)
+    assert (code, complaint) == (0, "")
+    folder = tmp_path / printed.strip().splitlines()[-1]
+    assert {path.name for path in folder.iterdir()} >= COMPLETE
+    summary = json.loads((folder / "summary.json").read_text())
+    losses = {method: result["val_loss"] for method, result in summary["methods"].items()}
+    expected = (losses["frozen"] - losses["dfa"]) / (losses["frozen"] - losses["bp"])
+    assert summary["recovery"] == pytest.approx(expected)
+    # 12 steps of 4 x 16 tokens, two patterns a token, two frames a pattern
+    device = summary["device"]
+    assert device["frames"] - device["probe_frames"] == 12 * 4 * 16 * 2 * 2
+    assert device["seconds"] == pytest.approx(device["frames"] * 500e-6)
+    assert device["joules"] == pytest.approx(device["seconds"] * 30)
+    symbols = summary["device"]["dense_projection_flops"] // (2 * 16 * 12 * 4 * 16)
+    assert symbols == len(set((tmp_path / "text.txt").read_text()))
+    records = read_metrics(folder / "metrics.jsonl")
+    assert [r["step"] for r in records] == [*range(1, 13)] * 3
+    assert records[-1]["val_loss"] == losses["frozen"]
+    assert set(records[0]["alignment"]) == {"blocks.0", "blocks.1"}
+
+
+def test_the_report_is_one_page_without_outside_references(opu_dfa, small, tmp_path):
+    _, printed, _ = opu_dfa("train", *small, "methods=[dfa]")
+    page = (tmp_path / printed.strip().splitlines()[-1] / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
+    assert page.count("<svg") == 2
+    assert "optical DFA" in page
+
+
+def test_loss_falls_and_methods_start_alike(opu_dfa, small, tmp_path):
+    _, printed, _ = opu_dfa("train", *small, "steps=60")
+    records = read_metrics(tmp_path / printed.strip().splitlines()[-1] / "metrics.jsonl")
+    first = {r["method"]: r["loss"] for r in records if r["step"] == 1}
+    last = {r["method"]: r["loss"] for r in records if r["step"] == 60}
+    assert first["dfa"] == first["bp"] == first["frozen"]
+    assert all(last[method] < first[method] - 0.3 for method in first)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["stpes=3"], "stpes"),
+        (["model.widht=3"], "widht"),
+        (["steps=many"], "steps=many does not fit"),
+        (["steps=0"], "steps=0"),
+        (["optimizer.lr.dfa=-1"], "optimizer.lr.dfa=-1"),
+        (["model=resnet"], "resnet"),
+        (["methods=[dfa,magic]"], "magic"),
+        (["model.n_heads=3"], "width 16 and n_heads 3"),
+        (["feedback.layout=diagonal"], "feedback.layout=diagonal"),
+        (["feedback.encoding=null"], "choose stochastic"),
+        (["opu.preset=perfect"], "unknown preset 'perfect'"),
+        (["opu=lighton"], "no LightOn device"),
+        (["task.text=nowhere.txt"], "No such file"),
+        (["resume=nowhere"], "there is no nowhere"),
+        (["resume=nowhere", "steps=3"], "leave out the other settings: steps=3"),
+        (["steps=="], "steps=="),
+    ],
+)
+def test_mistakes_are_one_clear_paragraph(opu_dfa, small, words, says):
+    resumes = words[0].startswith("resume")
+    code, _, complaint = opu_dfa("train", *([] if resumes else small), *words)
+    assert code == 2
+    assert one_paragraph(complaint), complaint
+    assert says in complaint
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "is empty"), (b"\xff\xfe" * 99, "not UTF-8"), (b"ab", "too short")]
+)
+def test_unfit_texts(opu_dfa, small, text, content, says):
+    text.write_bytes(content)
+    code, _, complaint = opu_dfa("train", *small)
+    assert code == 2
+    assert one_paragraph(complaint)
+    assert says in complaint
+
+
+def test_unknown_verbs_and_help(opu_dfa):
+    assert opu_dfa("fly")[0] == 2
+    code, printed, _ = opu_dfa("--help")
+    assert code == 0
+    assert "opu-dfa train" in printed
+
+
+def test_a_diverging_loss_is_told_and_keeps_its_checkpoint(opu_dfa, small, tmp_path):
+    code, _, complaint = opu_dfa(
+        "train", *small, "optimizer.lr.dfa=1e4", "optimizer.warmup=0", "steps=40", "checkpoint_every=1"
+    )
+    assert code == 2
+    assert one_paragraph(complaint)
+    assert "training by dfa diverged at step" in complaint
+    assert "optimizer.lr.dfa=3.3e+03" in complaint
+    folder = next((tmp_path / "runs/train").iterdir())
+    assert (folder / "checkpoint.safetensors").is_file()
+    assert len(read_metrics(folder / "metrics.jsonl")) >= 1
+
+
+def test_a_read_only_place_is_told(opu_dfa, small, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    code, _, complaint = opu_dfa("train", *small, "hydra.run.dir=file/run")
+    assert code == 2
+    assert one_paragraph(complaint)
+    assert "cannot write" in complaint
+
+
+def test_a_read_only_file_system_is_told(opu_dfa, small, tiny_disk):
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    code, _, complaint = opu_dfa("train", *small, f"hydra.run.dir={tiny_disk}/run")
+    assert code == 2
+    assert one_paragraph(complaint)
+    assert "Read-only file system" in complaint
+
+
+def test_a_full_disk_is_told_and_loses_nothing(opu_dfa, small, tiny_disk, tmp_path):
+    """The disk fills up during the run; with room again, it continues to the numbers of an undisturbed run."""
+    folder = tiny_disk / "run"
+    code, printed, _ = opu_dfa("train", *small)
+    undisturbed = tmp_path / printed.strip().splitlines()[-1]
+    code, _, complaint = opu_dfa("train", *small, f"hydra.run.dir={folder}")
+    assert code == 2, "the whole run should not fit on the disk"
+    assert one_paragraph(complaint)
+    assert "No space left on device" in complaint
+    assert "opu-dfa train resume=disk/run" in complaint
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    code, _, _ = opu_dfa("train", f"resume={moved}")
+    assert code == 0
+    assert final(moved) == final(undisturbed)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 300 kB: two checkpoints of the small run, and no third of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def final(folder: Path) -> dict:
+    summary = json.loads((folder / "summary.json").read_text())
+    return {
+        method: {k: v for k, v in result.items() if k not in ("seconds", "cpu_seconds", "tokens_per_second")}
+        for method, result in summary["methods"].items()
+    } | {"recovery": summary["recovery"], "device": summary["device"]}
