@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
         raise SystemExit(_fail(f"opu-dfa has no verb {verb!r}; the verbs are: {', '.join(VERBS)}. See opu-dfa --help."))
-    raise SystemExit(VERBS[verb](rest))
+    try:
+        raise SystemExit(VERBS[verb](rest))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def train(overrides: list[str]) -> int:

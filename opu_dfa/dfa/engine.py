@@ -233,18 +233,23 @@ class DirectFeedback:
         if self._record is not None:
             self._record.through_input = inputs[0].detach()
 
-    def _local_derivative(self, record: _Record, signals: Sequence[Tensor]) -> list[Tensor]:
+    def _local_derivative(self, record: _Record, signals: list[Tensor]) -> list[Tensor]:
         """Jᵀδ for each distinct signal, J the derivative of the `through` module at the input it saw."""
         assert self._through is not None
         if record.through_input is None:
             raise RuntimeError("the `through` module did not run in this forward pass")
+        # The blocks of a shared projection read the same signal: its pull through the norm is computed once.
+        alike = self.feedback.layout == "shared" and len({s.shape for s in signals}) == 1
         with torch.enable_grad():
             at = record.through_input.requires_grad_()
             passed = self._through(at)
-            if self.feedback.layout == "shared" and len({s.shape for s in signals}) == 1:
-                (pulled,) = torch.autograd.grad(passed, at, signals[0].to(passed.dtype))
-                return [pulled] * len(signals)
-            return [torch.autograd.grad(passed, at, s.to(passed.dtype), retain_graph=True)[0] for s in signals]
+            pulled: list[Tensor] = []
+            for signal in signals[:1] if alike else signals:
+                at.grad = None
+                torch.autograd.backward(passed, signal.to(passed.dtype), retain_graph=not alike, inputs=[at])
+                assert at.grad is not None
+                pulled.append(at.grad)
+        return pulled * len(signals) if alike else pulled
 
 
 def _clear(parameters: Sequence[Tensor]) -> None:

@@ -22,6 +22,7 @@ class GPTSettings:
     n_blocks: Count
     width: Count
     n_heads: Count
+    hidden: Count | None
     tie_weights: bool
     taps: list[str]
     through: str | None
@@ -45,6 +46,7 @@ def build_model(section: Mapping[str, Any], task: Any, seed: int) -> tuple[nn.Mo
             chosen.n_blocks,
             chosen.width,
             chosen.n_heads,
+            chosen.hidden,
             chosen.tie_weights,
             seed,
         )

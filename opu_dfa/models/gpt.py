@@ -23,26 +23,51 @@ class Embedding(nn.Module):
         return self.token(tokens) + self.position.weight[: tokens.shape[1]]
 
 
-class Block(nn.Module):
-    """Causal self-attention and a two-layer perceptron, each behind a layer norm, on the residual stream."""
+class Attention(nn.Module):
+    """h + causal self-attention of LN(h), `(batch, time, width)` to the same.
+
+    The norm has no gain and bias: the linear map behind it would absorb both. So where the input is cut there is
+    nothing to train in front of the first product, and that product's input gradient is never computed.
+    """
 
     def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width, bias=False)
-        self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         batch, time, width = h.shape
-        qkv = self.qkv(self.norm1(h)).view(batch, time, 3, self.n_heads, width // self.n_heads)
+        qkv = self.qkv(self.norm(h)).view(batch, time, 3, self.n_heads, width // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, time, width / heads)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        h = h + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
-        return h + self.down(F.gelu(self.up(self.norm2(h))))
+        return h + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
+
+
+class MLP(nn.Module):
+    """h + two-layer perceptron of LN(h), `(batch, time, width)` to the same; the norm as in `Attention`."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.down(F.gelu(self.up(self.norm(h))))
+
+
+class Block(nn.Module):
+    """Attention, then the perceptron, on the residual stream."""
+
+    def __init__(self, width: int, n_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, n_heads)
+        self.mlp = MLP(width, hidden)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.mlp(self.attention(h))
 
 
 class GPT(nn.Module):
@@ -52,6 +77,7 @@ class GPT(nn.Module):
         n_symbols: size of the alphabet.
         context: longest sequence.
         n_blocks, width, n_heads: depth, residual width, attention heads (width is a multiple of n_heads).
+        hidden: width inside the perceptrons, 4 · width if None.
         tie_weights: the head is the token embedding.
         seed: draws the initial weights, N(0, 0.02²), residual outputs scaled by 1/√(2 n_blocks).
 
@@ -69,11 +95,13 @@ class GPT(nn.Module):
         n_blocks: int = 4,
         width: int = 128,
         n_heads: int = 4,
+        hidden: int | None = None,
         tie_weights: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"n_symbols": n_symbols, "context": context, "n_blocks": n_blocks, "width": width, "n_heads": n_heads}
+        hidden = 4 * width if hidden is None else hidden
+        sizes = {"n_symbols": n_symbols, "context": context, "n_blocks": n_blocks, "width": width, "n_heads": n_heads, "hidden": hidden}
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -82,7 +110,7 @@ class GPT(nn.Module):
         self.n_symbols = n_symbols
         self.context = context
         self.embedding = Embedding(n_symbols, context, width)
-        self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(Block(width, n_heads, hidden) for _ in range(n_blocks))
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, n_symbols, bias=False)
         if tie_weights:
@@ -100,8 +128,8 @@ class GPT(nn.Module):
         """Continue `(batch, time)` tokens by `n_new` symbols drawn from softmax(logits / temperature)."""
         for _ in range(n_new):
             logits = self(tokens[:, -self.context :])[:, -1] / temperature
-            drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            tokens = torch.cat((tokens, drawn), dim=1)
+            drawn = torch.multinomial(logits.softmax(-1).to(generator.device), 1, generator=generator)
+            tokens = torch.cat((tokens, drawn.to(tokens.device)), dim=1)
         return tokens
 
     @torch.no_grad()

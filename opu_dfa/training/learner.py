@@ -94,9 +94,11 @@ def build_learner(method: Method, run: TrainSettings, task: TextTask) -> Learner
             align_head(model.get_submodule(layout.head), feedback, chosen.align_head)
         if method == "dfa":
             through = layout.through if chosen.error_at == "output" else None
+            feedback.to(run.torch_device)
             engine = DirectFeedback(model, layout.taps, feedback, chosen.error_at, through)
         else:
             opu = None
+    model.to(run.torch_device)
     if method == "frozen":
         _freeze(model, layout)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -139,7 +141,7 @@ def align_head(head: nn.Module, feedback: Feedback, scale: float) -> None:
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor) or weight.shape != (feedback.n_features, weight.shape[1]):
         raise ConfigError("feedback.align_head needs a linear head from the residual width to the outputs")
-    weight.copy_(scale * columns[: weight.shape[1]].T)
+    weight.copy_(scale * columns[-weight.shape[1] :].T)  # of independent slices, the one nearest the head
 
 
 def _freeze(model: nn.Module, layout: GPTSettings) -> None:

@@ -61,7 +61,7 @@ class Loop:
         self.alignment: dict[str, float] = {}
         self.probe_frames = self._frames()  # spent on measuring (the feedback's columns, alignment), not on training
         self._data = torch.Generator().manual_seed(settings.seed + (_DATA_STREAM << 32))
-        self._device = next(learner.model.parameters()).device
+        self._device = settings.torch_device
 
     @property
     def done(self) -> bool:

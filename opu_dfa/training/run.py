@@ -53,7 +53,6 @@ def run_training(config: dict[str, Any], folder: Path, console: Console, checkpo
         Interrupted: stopped by SIGINT or SIGTERM, after a checkpoint.
     """
     settings = parse(TrainSettings, config)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     with _alone_in(folder):
         run = _Run(settings, config, folder, console, _load(checkpoint) if checkpoint else None)
         try:
@@ -231,7 +230,7 @@ def _sample(learner: Learner, task: TextTask, settings: TrainSettings) -> dict[s
     generator = torch.Generator().manual_seed(settings.seed)
     learner.model.eval()
     prompt = task.prompt()
-    text = learner.model.generate(prompt, settings.sample_length, generator)[0]  # type: ignore[operator]
+    text = learner.model.generate(prompt.to(settings.torch_device), settings.sample_length, generator)[0]  # type: ignore[operator]
     n = prompt.shape[1]
     return {"prompt": task.alphabet.decode(text[:n]), "continuation": task.alphabet.decode(text[n:])}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
+
 from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, settings
 from opu_dfa.errors import ConfigError
 
@@ -67,6 +69,7 @@ class TrainSettings:
     steps: Count
     batch_size: Count
     seed: NonNegativeInt
+    device: Literal["auto", "cpu", "cuda"]
     log_every: Count
     validate_every: Count
     alignment_every: Count
@@ -75,5 +78,13 @@ class TrainSettings:
     resume: str | None
 
     def __post_init__(self) -> None:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device=cuda needs a GPU that PyTorch can use, and there is none; choose device=cpu")
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods={self.methods} must name at least one method, and each at most once")
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where the model trains; "auto" is the GPU if there is one."""
+        gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if gpu else "cpu")

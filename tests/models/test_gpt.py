@@ -21,7 +21,7 @@ def test_no_logit_depends_on_a_later_token():
 
 
 def test_parameter_count():
-    width, block = 16, 12 * 16**2 + 4 * 16 + 16 + 4 * 16  # qkv, out, up, down; their biases; two norms
+    width, block = 16, 12 * 16**2 + 3 * 16 + 4 * 16 + 16  # qkv, out, up, down; the biases of qkv, up and down
     expected = 11 * width + 8 * width + 2 * block + 2 * width + 11 * width
     assert sum(p.numel() for p in GPT(**SIZES).parameters()) == expected
     assert sum(p.numel() for p in GPT(**SIZES, tie_weights=True).parameters()) == expected - 11 * width
