@@ -17,7 +17,7 @@ train: $(VENV)/.ready
 	$(BIN)/opu-dfa train $(ARGS)
 
 test: $(VENV)/.ready lint
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow

@@ -101,7 +101,14 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         hidden = 4 * width if hidden is None else hidden
-        sizes = {"n_symbols": n_symbols, "context": context, "n_blocks": n_blocks, "width": width, "n_heads": n_heads, "hidden": hidden}
+        sizes = {
+            "n_symbols": n_symbols,
+            "context": context,
+            "n_blocks": n_blocks,
+            "width": width,
+            "n_heads": n_heads,
+            "hidden": hidden,
+        }
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

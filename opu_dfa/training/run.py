@@ -23,6 +23,7 @@ from opu_dfa.training.checkpoint import cannot_write, load_tree, save_tree, writ
 from opu_dfa.training.learner import Learner, build_learner
 from opu_dfa.training.loop import Loop
 from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.operator import Operator
 from opu_dfa.training.progress import TrainingProgress
 from opu_dfa.training.report import print_summary, write_report
 from opu_dfa.training.settings import Method, TrainSettings
@@ -81,6 +82,7 @@ class _Run:
         self.console = console
         self.task = build_task(settings.task)
         self.finished: dict[str, dict[str, Any]] = saved["finished"] if saved else {}
+        self.operator = Operator(settings, self.task, saved["operator"] if saved else None)
         self._under_way: dict[str, Any] | None = saved["under_way"] if saved else None
         if saved and saved["data"] != self.task.fingerprint:
             raise CheckpointError(
@@ -116,10 +118,11 @@ class _Run:
 
     def close(self, summary: dict[str, Any] | None) -> None:
         self.metrics.close()
+        self.operator.close()
         self.tracker.finish(summary)
 
     def _train(self, method: Method, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
-        learner = build_learner(method, self.settings, self.task)
+        learner = build_learner(method, self.settings, self.task, self.operator)
 
         def observe(record: dict[str, Any]) -> None:
             self.metrics.append(record)
@@ -202,6 +205,7 @@ class _Run:
             {
                 "finished": self.finished,
                 "under_way": under_way,
+                "operator": self.operator.state(),
                 "metrics_offset": self.metrics.offset(),
                 "data": self.task.fingerprint,
                 "tracker": self.tracker.identity,
