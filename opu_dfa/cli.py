@@ -97,7 +97,8 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
         plain = OmegaConf.to_container(config, resolve=True)
         codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))  # type: ignore[arg-type]
 
-    quiet = os.environ.setdefault("HYDRA_FULL_ERROR", "1") != "1"
+    ours = "HYDRA_FULL_ERROR" not in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print and exit on
     program = sys.argv
     sys.argv = ["opu-dfa train", *overrides]
     try:
@@ -110,7 +111,7 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
         raise cannot_write(Path(error.filename or "the run folder"), error) from error
     finally:
         sys.argv = program
-        if not quiet:
+        if ours:
             os.environ.pop("HYDRA_FULL_ERROR", None)
     return max(codes, default=0)
 

@@ -1,8 +1,10 @@
 """The packages as a whole: light to import, arrows that go down, configuration that is found."""
 
 import ast
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,20 @@ def test_arrows_go_down_only(below, above):
 
 def test_configuration_is_found():
     assert (config_folder() / "train.yaml").is_file()
+
+
+def test_a_wheel_carries_its_configuration_and_runs_away_from_the_checkout(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    show = [sys.executable, "-m", "opu_dfa.cli", "train", "--cfg", "job"]
+    run = subprocess.run(
+        show, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "align_head: 1.0" in run.stdout
+    where = [sys.executable, "-c", "import opu_dfa; print(opu_dfa.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True)
+    assert str(installed) in found.stdout.decode()

@@ -130,7 +130,8 @@ class DirectFeedback:
             out: what `model(...)` returned (the tensor itself, or a tensor inside what it returned).
 
         Raises:
-            RuntimeError: `out` does not come from a forward pass that recorded its blocks.
+            RuntimeError: `out` does not come from a forward pass that recorded its blocks, the loss does not depend on
+                it, or nothing follows the last block.
         """
         record: _Record | None = getattr(out, "_dfa_record", None)
         if record is None or not record.taps:
@@ -141,6 +142,11 @@ class DirectFeedback:
         source = out if self.error_at == "output" else record.hidden
         if source is None:
             raise RuntimeError(f"the last block, {self._last!r}, did not run in this forward pass")
+        if not loss.requires_grad:
+            raise RuntimeError(
+                "nothing after the last block asks for a gradient: leave the output layer out of the blocks, it learns "
+                "by ordinary backprop"
+            )
         caught: list[Tensor] = []
         handle = source.register_hook(caught.append)
         loss.backward()

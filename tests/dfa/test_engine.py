@@ -252,6 +252,14 @@ def test_blocks_and_shapes_that_do_not_fit_are_refused_by_name():
         dfa.detach()
 
 
+def test_a_model_that_ends_in_a_block_is_refused():
+    net = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 4))
+    dfa = DirectFeedback(net, ["0", "1"], GaussianFeedback(4, 6))
+    out = net(draw(2, 3))
+    with pytest.raises(RuntimeError, match="leave the output layer out"):
+        dfa.backward(out.sum(), out)
+
+
 def test_a_star_matches_one_level():
     assert list(resolve_blocks(Network(), ["blocks.*"])) == ["blocks.0", "blocks.1"]
 
