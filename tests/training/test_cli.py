@@ -68,6 +68,36 @@ def test_loss_falls_and_methods_start_alike(opu_dfa, small, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["model.tie_weights=true"],
+        ["task.level=byte"],
+        ["feedback=gaussian"],
+        ["feedback=gaussian", "feedback.encoding=stochastic"],
+        ["feedback.layout=independent"],
+        ["feedback.encoding=threshold"],
+        ["feedback.error_at=hidden", "feedback.align_head=0"],
+        ["model.taps=[embedding,blocks.*.*]"],
+        ["model.through=null"],
+        ["optimizer.clip_norm=0"],
+        ["opu=simulated", "opu.preset=ideal", "opu.seed=5"],
+    ],
+)
+def test_choices_train(opu_dfa, small, tmp_path, words):
+    code, printed, complaint = opu_dfa("train", *small, *words, "methods=[dfa]", "steps=30")
+    assert code == 0, complaint
+    records = read_metrics(tmp_path / printed.strip().splitlines()[-1] / "metrics.jsonl")
+    assert records[-1]["loss"] < records[0]["loss"] - 0.1
+
+
+def test_a_sweep_runs_every_choice(opu_dfa, small, tmp_path):
+    code, _, complaint = opu_dfa("train", "--multirun", *small, "methods=[bp]", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert code == 0, complaint
+    seeds = {json.loads(path.read_text())["seed"] for path in (tmp_path / "sweep").glob("*/summary.json")}
+    assert seeds == {0, 1}
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (["stpes=3"], "stpes"),
