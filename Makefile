@@ -40,8 +40,8 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml Makefile
 	@echo "Setting up $(VENV): PyTorch and its companions are several gigabytes, so this takes a few minutes the first time."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools<82" wheel attrs requests numexpr
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --upgrade pip wheel
+	$(BIN)/python -m pip install --quiet --editable ".[dev]" "setuptools>=77,<82" attrs requests numexpr
 	$(BIN)/python -m pip install --quiet --no-deps lightonml==1.4.3
 	@touch $@
 	@echo "$(VENV) is ready."

@@ -33,7 +33,8 @@ def test_an_unknown_kind_is_refused():
 @pytest.fixture
 def appliance():
     """LightOn's package with its own simulated device in place of the laser."""
-    lightonml = pytest.importorskip("lightonml", reason="lightonml is installed by `make setup`")
+    import lightonml  # `make setup` installs it
+
     device = lightonml.OPU(n_components=2_000, max_n_features=1_000, simulated=True, disable_pbar=True)
     with LightOnOPU(1_000, 2_000, device=device) as opu:
         yield opu
