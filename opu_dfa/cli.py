@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 USAGE = """\
 usage: opu-dfa <verb> [group=choice] [key=value] ...
@@ -94,8 +95,10 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
     codes: list[int] = []
 
     def job(config: DictConfig) -> None:
-        plain = OmegaConf.to_container(config, resolve=True)
-        codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))  # type: ignore[arg-type]
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        if plain["task"].get("text"):  # a run may be resumed from another folder
+            plain["task"]["text"] = str(Path(plain["task"]["text"]).expanduser().absolute())
+        codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))
 
     ours = "HYDRA_FULL_ERROR" not in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print and exit on

@@ -108,6 +108,14 @@ def test_a_truncated_checkpoint_is_told_and_the_one_before_continues(opu_dfa, st
     assert final(tmp_path / "cut") == final(undisturbed)
 
 
+def test_a_run_with_a_relative_path_resumes_from_another_folder(opu_dfa, small, tmp_path, monkeypatch):
+    code, _, _ = opu_dfa("train", *small, "task.text=text.txt", "methods=[bp]", "hydra.run.dir=near")
+    assert code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert opu_dfa("train", "resume=../near")[0] == 0
+
+
 def test_a_changed_text_is_not_continued(opu_dfa, undisturbed, text):
     text.write_text(text.read_text() + "!")
     code, _, complaint = opu_dfa("train", "resume=undisturbed")
