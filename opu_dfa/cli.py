@@ -133,7 +133,7 @@ def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | 
     try:
         run_training(config, folder, console, checkpoint)
     except Interrupted as stopped:
-        print(f"{str(stopped).capitalize()}; its checkpoint is written. Continue with: opu-dfa train resume={shown}")
+        print(f"{stopped}; its checkpoint is written. Continue with: opu-dfa train resume={shown}")
         return 130
     except (UserError, DeviceError) as error:
         mendable = isinstance(error, (RunFolderError, DeviceError)) and (folder / CHECKPOINT).is_file()

@@ -26,7 +26,11 @@ def loss_figure(records: list[dict[str, Any]], titles: dict[str, str], unit: str
             ms=3,
             label=titles[method],
         )
-    axes.set(xlabel="step", ylabel=f"loss ({unit})", title="training (thin) and validation (dots)")
+    axes.set(
+        xlabel="step",
+        ylabel=f"loss ({unit})",
+        title="training (thin) and validation (dots; the last is the whole held-out text)",
+    )
     axes.legend(frameon=False)
     _plain(axes)
     return figure

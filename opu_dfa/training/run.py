@@ -142,7 +142,7 @@ class _Run:
             if loop.done or stop.is_set() or loop.steps_done % self.settings.checkpoint_every == 0:
                 self._checkpoint({"method": method, "loop": loop.state(), "loss": loss})
             if stop.is_set():
-                raise Interrupted(f"stopped at step {loop.steps_done} of {method_titles(self.settings)[method]}")
+                raise Interrupted(f"Stopped at step {loop.steps_done} of {method_titles(self.settings)[method]}")
         save_tree(self.folder / f"{method}.safetensors", dict(learner.model.state_dict()))
         return self._result(loop, learner, loss)
 
