@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 USAGE = """\
 usage: opu-dfa <verb> [group=choice] [key=value] ...
@@ -61,7 +66,7 @@ def train(overrides: list[str]) -> int:
         return _fail(str(error))
 
 
-def _resume(where: str, console) -> int:  # type: ignore[no-untyped-def]
+def _resume(where: str, console: Console) -> int:
     import json
 
     from opu_dfa.errors import CheckpointError
@@ -82,7 +87,7 @@ def _resume(where: str, console) -> int:  # type: ignore[no-untyped-def]
     return _train(config, checkpoint.parent, console, checkpoint)
 
 
-def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[no-untyped-def]
+def _hydra(overrides: list[str], folder: Path, console: Console) -> int:
     """Compose the configuration and run; Hydra handles multirun, launchers and --cfg."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -99,6 +104,8 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
         if plain["task"].get("text"):  # a run may be resumed from another folder
             plain["task"]["text"] = str(Path(plain["task"]["text"]).expanduser().absolute())
         codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))
+        if codes[-1] == 130:  # an interruption ends a sweep too
+            raise SystemExit(130)
 
     ours = "HYDRA_FULL_ERROR" not in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print and exit on
@@ -107,7 +114,7 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
     try:
         hydra.main(version_base="1.3", config_path=str(folder), config_name="train")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_composition_message(error, overrides)) from error
+        raise ConfigError(_composition_message(error, overrides, folder)) from error
     except OSError as error:
         from opu_dfa.training.checkpoint import cannot_write
 
@@ -119,7 +126,7 @@ def _hydra(overrides: list[str], folder: Path, console) -> int:  # type: ignore[
     return max(codes, default=0)
 
 
-def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | None = None) -> int:  # type: ignore[no-untyped-def]
+def _train(config: dict[str, object], folder: Path, console: Console, checkpoint: Path | None = None) -> int:
     """One run; prints its folder as the last line."""
     from rich.logging import RichHandler
 
@@ -142,10 +149,33 @@ def _train(config: dict[str, object], folder: Path, console, checkpoint: Path | 
     return 0
 
 
-def _composition_message(error: Exception, overrides: list[str]) -> str:
+def _composition_message(error: Exception, overrides: list[str], folder: Path) -> str:
     """Hydra's complaint as one paragraph, with the nearest setting that exists."""
-    reason = " ".join(str(error).split())
-    return f"the settings {' '.join(overrides)} do not fit: {reason}. `opu-dfa train --cfg job` shows every setting."
+    shown = "`opu-dfa train --cfg job` shows every setting."
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown:
+        near = difflib.get_close_matches(unknown[1], _known_settings(folder), n=1)
+        return f"there is no setting {unknown[1]!r}" + (f"; did you mean {near[0]}? " if near else ". ") + shown
+    reason = " ".join(str(error).partition("Config search path")[0].split())
+    return f"the settings {' '.join(overrides)} do not fit: {reason}. {shown}"
+
+
+def _known_settings(folder: Path) -> list[str]:
+    """The dotted names of all settings of the default run."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose("train")
+
+    def names(section: Any, prefix: str) -> Iterator[str]:
+        for key in section:
+            yield f"{prefix}{key}"
+            if hasattr(section[key], "keys"):
+                yield from names(section[key], f"{prefix}{key}.")
+
+    return list(names(config, ""))
 
 
 def _fail(message: str) -> int:

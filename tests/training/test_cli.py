@@ -100,8 +100,8 @@ def test_a_sweep_runs_every_choice(opu_dfa, small, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["stpes=3"], "stpes"),
-        (["model.widht=3"], "widht"),
+        (["stpes=3"], "did you mean steps?"),
+        (["model.widht=3"], "did you mean model.width?"),
         (["steps=many"], "steps=many does not fit"),
         (["steps=0"], "steps=0"),
         (["optimizer.lr.dfa=-1"], "optimizer.lr.dfa=-1"),
