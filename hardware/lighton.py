@@ -41,20 +41,26 @@ class LightOnOPU(OPU):
     """
 
     def __init__(self, n_features: int, n_components: int, device: Any = None, noise_seed: int = 0) -> None:
+        super().__init__(n_features, n_components, frame_time=500e-6, power=30.0, noise_seed=noise_seed)
+        opened = device is None
         if device is None:
             missing = why_unavailable()
             if missing:
                 raise DeviceUnavailable(f"no LightOn device: {missing}. {_REMEDY}")
             device = self._open(n_features, n_components)
-        super().__init__(n_features, n_components, frame_time=500e-6, power=30.0, noise_seed=noise_seed)
         self._device = device
-        self._device.n_components = n_components
         # lightonml divides by sqrt(n_features) to bring a camera's scale to variance 1/n; its simulated device is at
         # that scale already, and would be divided twice.
         simulated = type(device.device).__name__ == "SimulatedOpuDevice"
-        self._device.rescale = _rescaling("none" if simulated else "variance")
-        self._device.fit1d(n_features=n_features)
-        self.frame_time = self._device.device.frametime_us * 1e-6
+        try:
+            device.n_components = n_components
+            device.rescale = _rescaling("none" if simulated else "variance")
+            device.fit1d(n_features=n_features)
+            self.frame_time = device.device.frametime_us * 1e-6
+        except Exception as error:
+            if opened:
+                device.close()
+            raise DeviceInputError(f"the device does not take {n_features} x {n_components}: {error}") from error
 
     @staticmethod
     def _open(n_features: int, n_components: int) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hardware.encoding import exact_or_bit_planes
 
+_NOISE_STREAM = 0x0B5E
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
@@ -148,7 +149,9 @@ class OPU(ABC):
         """The host's random stream on a torch device; measurement noise never touches the global one."""
         key = str(device)
         if key not in self._generators:
-            self._generators[key] = torch.Generator(device).manual_seed(self._noise_seed)
+            # Hashed, so that a model drawn with torch.manual_seed(noise_seed) shares no numbers with the noise.
+            hashed = np.random.SeedSequence([self._noise_seed, _NOISE_STREAM]).generate_state(1)[0]
+            self._generators[key] = torch.Generator(device).manual_seed(int(hashed))
         return self._generators[key]
 
     def state(self) -> Tensor:

@@ -102,7 +102,7 @@ def _hydra(overrides: list[str], folder: Path, console: Console) -> int:
     def job(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         if plain["task"].get("text"):  # a run may be resumed from another folder
-            plain["task"]["text"] = str(Path(plain["task"]["text"]).expanduser().absolute())
+            plain["task"]["text"] = str(Path(str(plain["task"]["text"])).expanduser().absolute())
         codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))
         if codes[-1] == 130:  # an interruption ends a sweep too
             raise SystemExit(130)

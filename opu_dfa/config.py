@@ -16,6 +16,7 @@ Settings = TypeVar("Settings")
 
 Count = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -59,6 +60,8 @@ def parse(schema: type[Settings], section: Mapping[str, Any], name: str = "") ->
         return TypeAdapter(schema).validate_python(dict(section))
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "value_error":  # a rule between settings, which says it all
+            raise ConfigError(str(first["ctx"]["error"])) from error
         key = ".".join(str(part) for part in (*((name,) if name else ()), *first["loc"]))
         seen = "" if first["type"] == "missing" else f"={first['input']}"
         reason = first["msg"][0].lower() + first["msg"][1:]

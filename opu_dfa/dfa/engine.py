@@ -115,7 +115,7 @@ class DirectFeedback:
         self._last = next(reversed(self.blocks))
         self._hooks: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._start),
-            model.register_forward_hook(self._finish),
+            model.register_forward_hook(self._finish, always_call=True),  # after a failed forward too
         ]
         for name, block in self.blocks.items():
             self._hooks.append(block.register_forward_hook(self._cutter(name)))
@@ -149,7 +149,7 @@ class DirectFeedback:
             )
         caught: list[Tensor] = []
         handle = source.register_hook(caught.append)
-        loss.backward()
+        loss.backward(retain_graph=True)  # what stands before a block may also reach the head past it
         handle.remove()
         if not caught:
             raise RuntimeError(f"the loss does not depend on the model's {self.error_at}: no error to project")

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,11 +92,12 @@ class GaussianFeedback(Feedback):
         encoding: Encoding | None = None,
     ) -> None:
         super().__init__(n_features, n_components, layout)
-        draw = torch.Generator().manual_seed(seed)
-        matrix = torch.randn(n_components, n_features, generator=draw) / math.sqrt(n_features)
-        self.register_buffer("matrix", matrix)
+        # NumPy's generator: a model drawn with torch.manual_seed(seed) shares no numbers with B.
+        draw = np.random.default_rng(seed)
+        matrix = draw.standard_normal((n_components, n_features), dtype=np.float32) / math.sqrt(n_features)
+        self.register_buffer("matrix", torch.from_numpy(matrix.astype(np.float32)))
         self.encoding = encoding
-        self._draw = draw
+        self._draw = torch.Generator().manual_seed(int(draw.integers(2**32)))
 
     def project(self, error: Tensor) -> Tensor:
         if self.encoding is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from opu_dfa.config import Count, parse, settings
+from opu_dfa.dfa.engine import resolve_blocks
 from opu_dfa.errors import ConfigError
 from opu_dfa.models.gpt import GPT
 
@@ -50,6 +51,9 @@ def build_model(section: Mapping[str, Any], task: Any, seed: int) -> tuple[nn.Mo
             chosen.tie_weights,
             seed,
         )
+        for setting in (chosen.taps, [chosen.head], chosen.trained_after, [chosen.through] if chosen.through else []):
+            for name in setting:
+                resolve_blocks(model, [name])
     except ValueError as error:
-        raise ConfigError(f"the model does not fit: {error}") from error
+        raise ConfigError(f"the model's settings do not fit: {error}") from error
     return model, chosen

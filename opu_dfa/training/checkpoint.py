@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -103,8 +102,3 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "list":
         return [_unpack(value, tensors) for value in content]
     return content
-
-
-def module_state(module: torch.nn.Module) -> dict[str, Any]:
-    """A module's state_dict as a plain dict, fit for `save_tree`."""
-    return dict(module.state_dict())

@@ -67,7 +67,9 @@ def build_learner(method: Method, run: TrainSettings, task: TextTask, operator: 
     elif method == "frozen":
         model.requires_grad_(False)
         for name in layout.trained_after:
-            model.get_submodule(name).requires_grad_(True)
+            module = model.get_submodule(name)
+            for key, weight in module.named_parameters(recurse=False):
+                setattr(module, key, nn.Parameter(weight.detach().clone()))  # of its own, where weights are tied
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         # Matrices decay; norms and biases do not.

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opu_dfa.errors import DivergedError
+from hardware import DeviceError
+from opu_dfa.errors import ConfigError, DivergedError, UserError
+from opu_dfa.seeds import stream
 from opu_dfa.tasks.text import TextTask
 from opu_dfa.training.learner import Learner
 from opu_dfa.training.settings import OptimizerSettings, TrainSettings
 
 _EXPLODED = 3.0  # times the first loss: no useful training passes through it
 _QUICK_WINDOWS = 128  # validation windows looked at during training; all of them at the end
-_DATA_STREAM = 1  # keeps the order of the data apart from the draws that use the seed itself
 
 
 def learning_rate_factor(step: int, steps: int, optimizer: OptimizerSettings) -> float:
@@ -60,7 +61,7 @@ class Loop:
         self.first_loss: float | None = None
         self.alignment: dict[str, float] = {}
         self.probe_frames = self._frames()  # spent on measuring (the feedback's columns, alignment), not on training
-        self._data = torch.Generator().manual_seed(settings.seed + (_DATA_STREAM << 32))
+        self._data = stream(settings.seed, "data")
         self._device = settings.torch_device
 
     @property
@@ -69,6 +70,15 @@ class Loop:
 
     def step(self) -> None:
         """One optimiser step, and what is due with it: a log record, validation, alignment."""
+        try:
+            self._step()
+        except (RuntimeError, ValueError) as error:
+            if self.steps_done or isinstance(error, (UserError, DeviceError)):
+                raise
+            where = {name: self.settings.model.get(name) for name in ("taps", "through")}
+            raise ConfigError(f"the model cannot be trained with model.{where}: {error}") from error
+
+    def _step(self) -> None:
         settings, learner, step = self.settings, self.learner, self.steps_done
         record: dict[str, Any] = {"method": self.method, "step": step + 1}
         if learner.engine and step % settings.alignment_every == 0:
@@ -97,11 +107,12 @@ class Loop:
         last = self.done
         self.seconds += time.perf_counter() - started
         self.cpu_seconds += time.process_time() - cpu_started
-        if last or self.steps_done % settings.log_every == 0 or "alignment" in record:
+        validating = last or self.steps_done % settings.validate_every == 0
+        if validating or self.steps_done % settings.log_every == 0 or "alignment" in record:
             record |= {"loss": value, "lr": peak * factor, "gradient_norm": norm}
             if learner.opu is not None:
                 record["frames"] = self._frames()
-            if last or self.steps_done % settings.validate_every == 0:
+            if validating:
                 record["val_loss"] = self.validate(None if last else _QUICK_WINDOWS)
             record["tokens_per_second"] = round(self.tokens_per_second, 1)
             self.observe(record)

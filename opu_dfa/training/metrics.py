@@ -43,7 +43,10 @@ class MetricsFile:
 
     def offset(self) -> int:
         """Bytes written so far, now on the disk."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         return self._file.tell()
 
     def close(self) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from opu_dfa.config import parse
 from opu_dfa.errors import CheckpointError, RunFolderError
+from opu_dfa.seeds import stream
 from opu_dfa.tasks import build_task
 from opu_dfa.tasks.text import TextTask
 from opu_dfa.training.checkpoint import cannot_write, load_tree, save_tree, write_atomically
@@ -55,7 +55,7 @@ def run_training(config: dict[str, Any], folder: Path, console: Console, checkpo
     """
     settings = parse(TrainSettings, config)
     with _alone_in(folder):
-        run = _Run(settings, config, folder, console, _load(checkpoint) if checkpoint else None)
+        run = _Run(settings, config, folder, console, checkpoint)
         try:
             summary = run.complete()
         except BaseException:
@@ -75,8 +75,16 @@ class _Run:
         config: dict[str, Any],
         folder: Path,
         console: Console,
-        saved: dict[str, Any] | None,
+        checkpoint: Path | None,
     ) -> None:
+        saved = _load(checkpoint) if checkpoint else None
+        if not saved and (folder / CHECKPOINT).exists():
+            raise RunFolderError(
+                f"{folder} holds a run already. Continue it with `opu-dfa train resume={folder}`, or choose another "
+                "folder with hydra.run.dir=FOLDER."
+            )
+        # Once the newest checkpoint is known to be whole, the next one may push it into second place.
+        self._newest_is_whole = checkpoint is None or checkpoint.name == CHECKPOINT
         self.settings = settings
         self.folder = folder
         self.console = console
@@ -91,8 +99,8 @@ class _Run:
             )
         if not saved:
             write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
-        self.metrics = MetricsFile(folder / "metrics.jsonl", saved["metrics_offset"] if saved else 0)
         self.tracker: Tracker = open_tracker(settings, folder, config, saved["tracker"] if saved else None)
+        self.metrics = MetricsFile(folder / "metrics.jsonl", saved["metrics_offset"] if saved else 0)
 
     def complete(self) -> dict[str, Any]:
         """Train what is not finished yet, and write what the run leaves."""
@@ -118,8 +126,10 @@ class _Run:
 
     def close(self, summary: dict[str, Any] | None) -> None:
         self.metrics.close()
-        self.operator.close()
-        self.tracker.finish(summary)
+        try:
+            self.operator.close()
+        finally:
+            self.tracker.finish(summary)
 
     def _train(self, method: Method, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
         learner = build_learner(method, self.settings, self.task, self.operator)
@@ -133,7 +143,10 @@ class _Run:
         loss: dict[str, float] = {}
         loop = Loop(method, learner, self.task, self.settings, observe)
         if self._under_way and self._under_way["method"] == method:
-            loop.load_state(self._under_way["loop"])
+            try:
+                loop.load_state(self._under_way["loop"])
+            except (KeyError, RuntimeError, ValueError) as error:
+                raise CheckpointError(f"the checkpoint does not fit the run's config.json: {error}") from error
             loss.update(self._under_way["loss"])
         progress.begin(method, loop.steps_done)
         while not loop.done:
@@ -198,8 +211,8 @@ class _Run:
 
     def _checkpoint(self, under_way: dict[str, Any] | None) -> None:
         path = self.folder / CHECKPOINT
-        if path.exists():
-            _hard_link(path, self.folder / PREVIOUS)
+        if path.exists() and self._newest_is_whole:
+            _keep_as(path, self.folder / PREVIOUS)
         save_tree(
             path,
             {
@@ -211,12 +224,16 @@ class _Run:
                 "tracker": self.tracker.identity,
             },
         )
+        self._newest_is_whole = True
 
 
 def _load(checkpoint: Path) -> dict[str, Any]:
     """The saved state; for a damaged file, the error names the checkpoint before it."""
     try:
-        return load_tree(checkpoint)
+        saved = load_tree(checkpoint)
+        if not isinstance(saved, dict) or "under_way" not in saved:
+            raise CheckpointError(f"{checkpoint} is no checkpoint of a run. Give resume= the run's folder.")
+        return saved
     except CheckpointError as error:
         previous = checkpoint.with_name(PREVIOUS)
         if previous == checkpoint or not previous.is_file():
@@ -231,7 +248,7 @@ def method_titles(settings: TrainSettings) -> dict[str, str]:
 
 
 def _sample(learner: Learner, task: TextTask, settings: TrainSettings) -> dict[str, str]:
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = stream(settings.seed, "sample")
     learner.model.eval()
     prompt = task.prompt()
     text = learner.model.generate(prompt.to(settings.torch_device), settings.sample_length, generator)[0]  # type: ignore[operator]
@@ -239,13 +256,13 @@ def _sample(learner: Learner, task: TextTask, settings: TrainSettings) -> dict[s
     return {"prompt": task.alphabet.decode(text[:n]), "continuation": task.alphabet.decode(text[n:])}
 
 
-def _hard_link(path: Path, second_name: Path) -> None:
-    """Keep a file under a second name, so that replacing it leaves the old content there."""
+def _keep_as(path: Path, second_name: Path) -> None:
+    """Keep a file's content under a second name, so that replacing the file leaves it there."""
     try:
         second_name.unlink(missing_ok=True)
         second_name.hardlink_to(path)
-    except OSError as error:
-        raise cannot_write(second_name, error) from error
+    except OSError:  # a file system without hard links
+        write_atomically(second_name, path.read_bytes())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, settings
+from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, Seed, settings
 from opu_dfa.errors import ConfigError
 
 Method = Literal["dfa", "bp", "frozen"]
@@ -43,7 +43,7 @@ class OPUSettings:
 
     kind: Literal["auto", "simulated", "lighton"]
     preset: str
-    seed: NonNegativeInt | None
+    seed: Seed | None
 
 
 @settings
@@ -68,7 +68,7 @@ class TrainSettings:
     methods: list[Method]
     steps: Count
     batch_size: Count
-    seed: NonNegativeInt
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     log_every: Count
     validate_every: Count

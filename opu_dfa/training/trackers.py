@@ -49,16 +49,19 @@ class WandbTracker:
                 "wandb.mode=online needs an account: set WANDB_API_KEY, or keep wandb.mode=offline and upload the run "
                 "later with `wandb sync`."
             )
-        self._run = wandb.init(
-            project=settings.wandb.project,
-            mode=settings.wandb.mode,
-            dir=folder,
-            name=folder.name,
-            id=identity,
-            resume="allow",
-            config=config,
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        try:
+            self._run = wandb.init(
+                project=settings.wandb.project,
+                mode=settings.wandb.mode,
+                dir=folder,
+                name=folder.name,
+                id=identity,
+                resume="allow",
+                config=config,
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.errors.Error as error:
+            raise ConfigError(f"W&B did not start: {error}. wandb.mode=offline needs no connection.") from error
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self.identity: str | None = self._run.id
@@ -76,7 +79,7 @@ class WandbTracker:
     def finish(self, summary: dict[str, Any] | None) -> None:
         if summary is not None:
             self._run.summary.update(summary)
-        self._run.finish()
+        self._run.finish(exit_code=0 if summary is not None else 1)
 
 
 def open_tracker(settings: TrainSettings, folder: Path, config: dict[str, Any], identity: str | None) -> Tracker:
