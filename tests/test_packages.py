@@ -8,9 +8,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import opu_dfa
+from hardware import SimulatedOPU
+from opu_dfa import GaussianFeedback
 from opu_dfa.config import config_folder
+from opu_dfa.seeds import stream
 
 ROOT = Path(opu_dfa.__file__).resolve().parent.parent
 HEAVY = {"hydra", "omegaconf", "wandb", "matplotlib", "rich", "scipy", "sklearn", "numba", "torchvision", "lightonml"}
@@ -43,6 +47,20 @@ def test_arrows_go_down_only(below, above):
     for path in (ROOT / below).rglob("*.py"):
         for name in imported(path):
             assert not any(name == a or name.startswith(a + ".") for a in above), f"{path} imports {name}"
+
+
+def test_random_streams_of_one_seed_share_no_numbers():
+    """Weights, data order, samples, digital feedback and device noise, drawn as each draws, all from seed 0."""
+    opu = SimulatedOPU(4, 4, seed=0, preset="noisy-8bit")
+    first = {
+        "weights": torch.randn(100, generator=torch.Generator().manual_seed(0)),
+        "data": torch.randn(100, generator=stream(0, "data")),
+        "sample": torch.randn(100, generator=stream(0, "sample")),
+        "noise": torch.randn(100, generator=opu.generator(torch.device("cpu"))),
+        "feedback": GaussianFeedback(100, 1, seed=0).matrix[0] * 10,
+    }
+    correlation = torch.corrcoef(torch.stack(list(first.values()))) - torch.eye(len(first))
+    assert correlation.abs().max() < 4.5 / 100**0.5
 
 
 def test_configuration_is_found():

@@ -252,6 +252,37 @@ def test_blocks_and_shapes_that_do_not_fit_are_refused_by_name():
         dfa.detach()
 
 
+def test_what_reaches_the_head_past_a_block_gets_both_gradients():
+    """A stem that a block reads and the head reads too: exact through the skip, local through the block."""
+
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block, self.head = nn.Linear(3, 6), Residual(6), nn.Linear(6, 4)
+
+        def forward(self, x):
+            h = self.stem(x).tanh()
+            return self.head(self.block(h) + h)
+
+    net, x = Skip(), draw(7, 3)
+    operator = feedback_of(net.head.weight.detach().T)
+    dfa = DirectFeedback(net, ["block"], operator)
+    out = net(x)
+    dfa.backward(out.square().mean(), out)
+    ours = gradients(net)
+    dfa.detach()
+    assert_same(ours, backprop(net, x))  # with Wᵀ as feedback the one block's gradient is exact, so all are
+
+
+def test_a_failed_forward_leaves_the_engine_clean():
+    net = Network()
+    dfa = DirectFeedback(net, ["blocks.*"], GaussianFeedback(4, 6))
+    with pytest.raises(RuntimeError, match="shapes"):
+        net(draw(2, 5))
+    assert net.blocks[0](draw(2, 6)).requires_grad  # called alone, a block is whole
+    dfa.detach()
+
+
 def test_a_model_that_ends_in_a_block_is_refused():
     net = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 4))
     dfa = DirectFeedback(net, ["0", "1"], GaussianFeedback(4, 6))

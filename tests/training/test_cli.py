@@ -7,7 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from opu_dfa.models import build_model
+from opu_dfa.tasks import build_task
+from opu_dfa.training.checkpoint import load_tree
 from opu_dfa.training.metrics import read_metrics
 
 COMPLETE = {
@@ -109,7 +113,16 @@ def test_a_sweep_runs_every_choice(opu_dfa, small, tmp_path):
         (["methods=[dfa,magic]"], "magic"),
         (["model.n_heads=3"], "width 16 and n_heads 3"),
         (["feedback.layout=diagonal"], "feedback.layout=diagonal"),
-        (["feedback.encoding=null"], "choose stochastic"),
+        (["feedback.encoding=null"], "error: feedback.encoding=null shows the exact error"),
+        (["methods=[]"], "error: methods=[] must name"),
+        (["model.taps=[nothing.*]"], "'nothing.*'; it has embedding"),
+        (["model.taps=[blocks.*,final_norm,head]"], "leave the output layer out"),
+        (["model.through=nrm"], "'nrm'"),
+        (["model.through=head"], "'through': 'head'"),
+        (["model.head=foo"], "'foo'"),
+        (["model.trained_after=[x]"], "'x'"),
+        (["task.text=5"], "5 cannot be read"),
+        (["seed=18446744073709551616"], "seed=18446744073709551616"),
         (["opu.preset=perfect"], "unknown preset 'perfect'"),
         (["opu=lighton"], "no LightOn device"),
         (["task.text=nowhere.txt"], "No such file"),
@@ -135,6 +148,36 @@ def test_unfit_texts(opu_dfa, small, text, content, says):
     assert code == 2
     assert one_paragraph(complaint)
     assert says in complaint
+
+
+def test_a_new_run_does_not_overwrite_an_old_one(opu_dfa, small, tmp_path):
+    assert opu_dfa("train", *small, "methods=[bp]", "hydra.run.dir=mine")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    code, _, complaint = opu_dfa("train", *small, "hydra.run.dir=mine")
+    assert code == 2
+    assert one_paragraph(complaint)
+    assert "holds a run already" in complaint
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+
+
+def test_validation_keeps_its_own_interval(opu_dfa, small, tmp_path):
+    words = ["methods=[bp]", "validate_every=3", "log_every=5", "hydra.run.dir=run"]
+    assert opu_dfa("train", *small, *words)[0] == 0
+    seen = [r["step"] for r in read_metrics(tmp_path / "run/metrics.jsonl") if "val_loss" in r]
+    assert seen == [3, 6, 9, 12]
+
+
+def test_frozen_blocks_stay_as_drawn_even_with_tied_weights(opu_dfa, small, tmp_path):
+    words = ["methods=[frozen]", "model.tie_weights=true", "hydra.run.dir=run"]
+    assert opu_dfa("train", *small, *words)[0] == 0
+    trained = load_tree(tmp_path / "run/frozen.safetensors")
+    settings = json.loads((tmp_path / "run/config.json").read_text())
+    drawn, _ = build_model(settings["model"], build_task(settings["task"]), seed=0)
+    for name, weight in drawn.state_dict().items():
+        same = torch.equal(weight, trained[name])
+        # Tied weights start as the aligned head, so the embedding is compared with what the head started from.
+        assert same == name.startswith(("blocks", "embedding.position")) or name == "embedding.token.weight", name
+    assert not torch.equal(trained["embedding.token.weight"], trained["head.weight"])
 
 
 def test_unknown_verbs_and_help(opu_dfa):

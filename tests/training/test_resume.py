@@ -1,12 +1,15 @@
 """A run survives: killed, interrupted or damaged, it continues to the very numbers of an undisturbed one."""
 
+import errno
 import json
+import os
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from opu_dfa.training.checkpoint import save_tree
 from opu_dfa.training.metrics import read_metrics
 
 TIMES = ("seconds", "cpu_seconds", "tokens_per_second")
@@ -63,6 +66,37 @@ def test_killed_at_any_step_it_resumes_to_the_same_numbers(opu_dfa, start, small
     assert curve(tmp_path / "killed") == curve(undisturbed)
 
 
+@pytest.mark.parametrize("saves", [1, 3, 4, 5, 9])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["feedback=gaussian", "feedback.encoding=stochastic"],
+        ["feedback.layout=independent", "model.taps=[blocks.*.*]"],
+        ["methods=[bp,dfa]"],
+    ],
+)
+def test_any_configuration_stopped_at_any_save_resumes_to_the_same_numbers(
+    opu_dfa, small, tmp_path, monkeypatch, words, saves
+):
+    """The process is stopped before its n-th write of a file: within a method, between two, or after the last."""
+    words = [*small, *(["methods=[dfa,bp]"] if "methods" not in words[0] else []), *words]
+    assert opu_dfa("train", *words, "hydra.run.dir=whole")[0] == 0
+    count = iter(range(saves))
+
+    def stop_at(path, tree):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        save_tree(path, tree)
+
+    monkeypatch.setattr("opu_dfa.training.run.save_tree", stop_at)
+    assert opu_dfa("train", *words, "hydra.run.dir=stopped")[0] == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert opu_dfa("train", "resume=stopped")[0] == 0
+    assert final(tmp_path / "stopped") == final(tmp_path / "whole")
+    assert curve(tmp_path / "stopped") == curve(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_continue_and_does(opu_dfa, start, small, undisturbed, tmp_path, number):
     process = start("train", *small, "hydra.run.dir=stopped")
@@ -91,7 +125,13 @@ def test_resuming_a_finished_run_shows_it_again(opu_dfa, undisturbed):
     assert final(undisturbed) == before
 
 
-def test_a_truncated_checkpoint_is_told_and_the_one_before_continues(opu_dfa, start, small, undisturbed, tmp_path):
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_truncated_checkpoint_is_told_and_the_one_before_continues(
+    opu_dfa, start, small, undisturbed, tmp_path, monkeypatch
+):
     process = start("train", *small, "hydra.run.dir=cut")
     wait_for_record(tmp_path / "cut", "dfa", 8, process)
     process.kill()
@@ -103,6 +143,12 @@ def test_a_truncated_checkpoint_is_told_and_the_one_before_continues(opu_dfa, st
     assert "damaged or truncated" in complaint
     assert "checkpoint.previous.safetensors" in complaint
     assert len(complaint.strip().splitlines()) == 1
+    previous = tmp_path / "cut/checkpoint.previous.safetensors"
+    before = previous.read_bytes()
+    with monkeypatch.context() as patched:  # the disk is full at the next save: the good checkpoint must survive it
+        patched.setattr(os, "replace", full_disk)
+        assert opu_dfa("train", f"resume={previous}")[0] == 2
+    assert previous.read_bytes() == before
     code, _, _ = opu_dfa("train", "resume=cut/checkpoint.previous.safetensors")
     assert code == 0
     assert final(tmp_path / "cut") == final(undisturbed)
@@ -114,6 +160,24 @@ def test_a_run_with_a_relative_path_resumes_from_another_folder(opu_dfa, small, 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert opu_dfa("train", "resume=../near")[0] == 0
+
+
+def test_weights_are_no_checkpoint(opu_dfa, undisturbed):
+    code, _, complaint = opu_dfa("train", f"resume={undisturbed}/dfa.safetensors")
+    assert code == 2
+    assert "no checkpoint of a run" in complaint
+
+
+def test_a_checkpoint_that_does_not_fit_its_settings_is_told(opu_dfa, start, small, tmp_path):
+    process = start("train", *small, "steps=100000", "hydra.run.dir=edited")
+    wait_for_record(tmp_path / "edited", "dfa", 5, process)
+    process.kill()
+    process.communicate()
+    settings = tmp_path / "edited/config.json"
+    settings.write_text(settings.read_text().replace('"n_blocks": 2', '"n_blocks": 3'))
+    code, _, complaint = opu_dfa("train", "resume=edited")
+    assert code == 2
+    assert "does not fit the run's config.json" in complaint
 
 
 def test_a_changed_text_is_not_continued(opu_dfa, undisturbed, text):
