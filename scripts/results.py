@@ -24,12 +24,9 @@ RATES = {"dfa": (3e-3, 6e-3, 1.2e-2), "bp": (3e-3, 6e-3, 1.2e-2), "frozen": (1e-
 
 # What is changed, the settings that change it, and what one learns from it.
 VARIANTS: list[tuple[str, list[str]]] = [
-    ("the error exactly, times a digital Gaussian matrix", ["feedback=gaussian"]),
     ("the embedding tapped too", ["model.taps=[embedding,blocks.*]"]),
     ("attention and perceptron tapped apart", ["model.taps=[blocks.*.*]"]),
-    ("an independent projection for each tap", ["feedback.layout=independent"]),
     ("thresholded ternary error", ["feedback.encoding=threshold"]),
-    ("no derivative of the final norm", ["model.through=null"]),
     (
         "error at the hidden state, independent projections",
         ["feedback.error_at=hidden", "feedback.layout=independent", "feedback.align_head=0"],
