@@ -1,6 +1,6 @@
 """Every number of docs/results.md, and the figures of the docs: seeds, feedback variants and learning-rate sweeps.
 
-    python scripts/results.py          # about 40 minutes on two cores; run again to continue where it stopped
+    python scripts/results.py          # about 35 minutes on two cores; run again to continue where it stopped
 
 Each run is an `opu-dfa train` of its own in runs/results/NAME; what is finished there is not trained again.
 """
@@ -120,7 +120,10 @@ def variant_part(
     frozen, bp = loss(first, "frozen"), loss(first, "bp")
     yield "## What each part of the recipe is worth (seed 0)"
     yield ""
-    yield "Against the controls of the default run, which start from the same head, aligned with the device's columns:"
+    yield (
+        "Against the controls of the default run, which start from the same head, aligned with the device's columns. "
+        "Every variant has the default's learning rate, which need not be its own best:"
+    )
     yield ""
     yield "| change | command | loss | recovery |"
     yield "|---|---|---|---|"
