@@ -131,11 +131,20 @@ class BitPlanes(Encoding):
         return Patterns(bits, worth[:, None] * scale.T / levels)
 
 
-def exact_or_bit_planes(x: Tensor, generator: torch.Generator, n_bits: int = 8) -> Patterns:
-    """The cheapest patterns for these rows: one if each row holds {0, s}, two if {-s, 0, s}, else bit planes."""
+def n_levels(x: Tensor) -> int:
+    """2 if each row of `x` holds {0, s} with s > 0, 3 if {-s, 0, s}, else 0."""
     scale = _row_scale(x.abs())
     if ((x == 0) | (x == scale)).all():
-        return Patterns((x > 0).to(torch.uint8)[None], scale.T)
-    if ((x == 0) | (x.abs() == scale)).all():
-        return Patterns(torch.stack((x > 0, x < 0)).to(torch.uint8), torch.cat((scale.T, -scale.T)))
-    return BitPlanes(n_bits)(x, generator)
+        return 2
+    return 3 if ((x == 0) | (x.abs() == scale)).all() else 0
+
+
+def exact_or_bit_planes(x: Tensor, generator: torch.Generator, n_bits: int = 8) -> Patterns:
+    """The cheapest patterns for these rows: one if each row holds {0, s}, two if {-s, 0, s}, else bit planes."""
+    levels = n_levels(x)
+    if levels == 0:
+        return BitPlanes(n_bits)(x, generator)
+    scale = _row_scale(x.abs()).T
+    if levels == 2:
+        return Patterns((x > 0).to(torch.uint8)[None], scale)
+    return Patterns(torch.stack((x > 0, x < 0)).to(torch.uint8), torch.cat((scale, -scale)))

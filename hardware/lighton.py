@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardware.opu import OPU, DeviceFault, DeviceInputError, DeviceUnavailable
+from hardware.errors import DeviceFault, DeviceInputError, DeviceUnavailable
+from hardware.opu import OPU
 
 _DEVICE_DESCRIPTIONS = ("/etc/lighton/host.json", "/etc/lighton/opu.json")
 _REMEDY = 'Choose open_opu("simulated", ...) (on the command line: opu=simulated) to run without a device.'
@@ -79,6 +80,10 @@ class LightOnOPU(OPU):
     def frames_per_projection(self) -> int:
         return 5
 
+    @property
+    def intensity_per_count(self) -> float:
+        return 1.0
+
     def _ask(self, method: str, patterns: Tensor) -> Tensor:
         try:
             answer = getattr(self._device, method)(patterns.cpu().numpy())
@@ -88,12 +93,12 @@ class LightOnOPU(OPU):
             raise DeviceFault(f"the LightOn device failed during {method}: {error}") from error
         return torch.as_tensor(answer).to(patterns.device)
 
-    def _counts(self, patterns: Tensor) -> Tensor:
+    def _counts(self, patterns: Tensor, first_frame: int) -> Tensor:
         # The appliance answers uint8; lightonml's simulated device answers float intensities, rounded here.
         answer = self._ask("transform", patterns)
         return answer if answer.dtype == torch.uint8 else answer.round().clamp(0, 255).to(torch.uint8)
 
-    def _in_phase(self, patterns: Tensor) -> Tensor:
+    def _in_phase(self, patterns: Tensor, first_frame: int) -> Tensor:
         return self._ask("linear_transform", patterns).float()
 
     def close(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from hardware.errors import DeviceInputError, DeviceUnavailable
 from hardware.lighton import LightOnOPU, why_unavailable
-from hardware.opu import OPU, DeviceInputError, DeviceUnavailable
+from hardware.opu import OPU
 from hardware.presets import Preset
 from hardware.simulated import SimulatedOPU
 

@@ -1,54 +1,55 @@
-"""The contract every optical processing unit meets, its input checks, its typed errors and its usage ledger.
+"""The contract every optical processing unit meets, its input checks, its retries and its usage ledger.
 
 A device multiplies a binary pattern on its mirrors by a fixed random complex matrix R, the transmission matrix of a
 scattering medium, and a camera reads the intensity |Rx|². A backend supplies two measurements of binary patterns
-(`_counts`, `_in_phase`); everything else, the checks, conversions, encodings of real inputs and the ledger, is here.
+(`_counts`, `_in_phase`); everything else, the checks, conversions, encodings of real inputs, repeated attempts and the
+ledger, is here.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hardware.encoding import exact_or_bit_planes
+from hardware.checks import binary_patterns, checked_rows, is_binary, like
+from hardware.encoding import Encoding, Patterns, exact_or_bit_planes
+from hardware.errors import DeviceError, DeviceFault, DeviceInputError, DeviceUnavailable, TransientFault
 
+if TYPE_CHECKING:
+    from hardware.calibration import Calibration, Fidelity
+
+__all__ = ["OPU", "DeviceError", "DeviceFault", "DeviceInputError", "DeviceUnavailable", "TransientFault", "Usage"]
+
+_log = logging.getLogger(__name__)
 _NOISE_STREAM = 0x0B5E
+_LARGEST_SIZE = 2**31 - 1
+_AT_ONCE = 2**25  # projected numbers of one linear_transform held before decoding
 Array = TypeVar("Array", np.ndarray, Tensor)
-
-
-class DeviceError(Exception):
-    """Base of every error a device raises."""
-
-
-class DeviceUnavailable(DeviceError, RuntimeError):
-    """No device of the requested kind answers; the message says what is missing and how to simulate instead."""
-
-
-class DeviceInputError(DeviceError, ValueError):
-    """The input cannot be shown on the device: non-binary, not finite, of the wrong width, or empty."""
-
-
-class DeviceFault(DeviceError, RuntimeError):
-    """The device answered wrongly or stopped answering; what was asked can be asked again."""
 
 
 @dataclass(frozen=True)
 class Usage:
     """What the physical device would have spent on everything asked so far.
 
-    frames: camera frames; seconds: frames times the frame time; joules: seconds times the power drawn.
+    frames: camera frames; seconds: frames times the frame time; joules: seconds times the power drawn; retries:
+    measurements asked again after a transient fault.
     """
 
     frames: int
     seconds: float
     joules: float
+    retries: int = 0
 
 
 class OPU(ABC):
@@ -63,17 +64,23 @@ class OPU(ABC):
 
     `transform` gives camera counts of |Rx|², `linear_transform` an unbiased estimate of Re(R)x. Inputs are one row a
     sample, `(batch, n_features)`; torch tensors give torch tensors on the same device, NumPy arrays NumPy arrays.
+    A transient fault is retried `retries` times, first after `backoff` seconds and then each time after twice as long.
     """
+
+    retries = 5
+    backoff = 0.02
 
     def __init__(self, n_features: int, n_components: int, *, frame_time: float, power: float, noise_seed: int) -> None:
         for name, value in (("n_features", n_features), ("n_components", n_components)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise DeviceInputError(f"{name} must be an integer of at least 1, got {value!r}")
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not whole or not 1 <= value <= _LARGEST_SIZE:
+                raise DeviceInputError(f"{name} must be an integer from 1 to {_LARGEST_SIZE}, got {value!r}")
         self.n_features = int(n_features)
         self.n_components = int(n_components)
         self.frame_time = frame_time
         self.power = power
         self._frames = 0
+        self._retries = 0
         self._noise_seed = int(noise_seed)
         self._generators: dict[str, torch.Generator] = {}
 
@@ -87,13 +94,29 @@ class OPU(ABC):
     def frames_per_projection(self) -> int:
         """Camera frames one binary pattern costs in `linear_transform`."""
 
+    @property
     @abstractmethod
-    def _counts(self, patterns: Tensor) -> Tensor:
-        """Binary uint8 `(batch, n_features)` -> uint8 camera counts of the intensity `(batch, n_components)`."""
+    def intensity_per_count(self) -> float:
+        """|Rx|² that one count of `transform` stands for, in the units in which Re(R) has variance 1/n_features."""
 
     @abstractmethod
-    def _in_phase(self, patterns: Tensor) -> Tensor:
+    def _counts(self, patterns: Tensor, first_frame: int) -> Tensor:
+        """Binary uint8 `(batch, n_features)` -> camera counts of the intensity `(batch, n_components)`."""
+
+    @abstractmethod
+    def _in_phase(self, patterns: Tensor, first_frame: int) -> Tensor:
         """Binary uint8 `(batch, n_features)` -> float32 measurement of Re(R)x `(batch, n_components)`."""
+
+    largest_count = 255
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in use, where there is one."""
+        return None
+
+    def ideal(self, x: Tensor) -> Tensor | None:
+        """Re(R)x exactly, from a device that knows its R; None from one that does not."""
+        return None
 
     def transform(self, x: Array) -> Array:
         """Camera counts of |Rx|² for binary rows.
@@ -102,48 +125,95 @@ class OPU(ABC):
             x: `(batch, n_features)`, every entry 0 or 1.
 
         Returns:
-            uint8 counts `(batch, n_components)`; one frame a row.
+            counts `(batch, n_components)`, uint8 (int32 from a camera of more than 8 bits); one frame a row.
+            `intensity_per_count` turns them into |Rx|².
 
         Raises:
             DeviceInputError: an entry is not 0 or 1, or the shape is wrong.
+            DeviceFault: the device fails and goes on failing.
         """
-        rows = self._rows(x)
-        bad = rows[(rows != 0) & (rows != 1)]
-        if bad.numel():
-            raise DeviceInputError(
-                f"transform shows binary patterns, every entry 0 or 1; got {bad[0].item():g}. "
-                "Encode real values first (hardware.encoding), or use linear_transform."
-            )
-        counts = self._counts(rows.to(torch.uint8))
-        self._frames += len(rows)
-        return _like(x, counts)
+        patterns = binary_patterns(checked_rows(x, self.n_features))
+        counts = self._measure(lambda: self._counts(patterns, self._frames))
+        self._frames += len(patterns)
+        return like(x, counts)
 
-    def linear_transform(self, x: Array) -> Array:
+    def linear_transform(self, x: Array, encoding: Encoding | None = None) -> Array:
         """An unbiased estimate of Re(R)x for real rows; the rows of Re(R) have variance 1/n_features.
 
-        A row of {0, s} is one pattern, of {-s, 0, s} two, anything else is shown as signed bit planes with a random
-        dither (`hardware.encoding.BitPlanes`), which keeps the estimate unbiased. The ledger counts every pattern.
+        Rows of {0, s} are shown as one pattern each, of {-s, 0, s} as two, anything else as signed bit planes of
+        8 bits with a random dither (`hardware.encoding.BitPlanes`), which keeps the estimate unbiased. The ledger
+        counts every pattern.
 
         Args:
             x: `(batch, n_features)`, finite real numbers.
+            encoding: how to show the rows, for instance `BitPlanes(n_bits=6)`; None chooses as above.
 
         Returns:
             float32 `(batch, n_components)`.
 
         Raises:
             DeviceInputError: an entry is NaN or infinite, or the shape is wrong.
+            DeviceFault: the device fails and goes on failing.
         """
-        rows = self._rows(x)
-        encoded = exact_or_bit_planes(rows.float(), self.generator(rows.device))
-        projected = torch.stack([self._in_phase(bits) for bits in encoded.bits])
-        self._frames += encoded.bits.shape[0] * len(rows) * self.frames_per_projection
-        return _like(x, encoded.decode(projected))
+        rows = checked_rows(x, self.n_features)
+        generator = self.generator(rows.device)
+        before = generator.get_state()
+        encoded = encoding(rows.float(), generator) if encoding else _encoded(rows, generator)
+        try:
+            return like(x, self._project(encoded))
+        except DeviceFault:
+            generator.set_state(before)  # what is asked again is shown again with the same dither
+            raise
+
+    def _project(self, encoded: Patterns) -> Tensor:
+        """Measure every pattern, a row's patterns one after the other, and add them up by their weights."""
+        bits = encoded.bits.transpose(0, 1)  # frames of a row in a row: their noise does not depend on the batch
+        n_rows, n_patterns = bits.shape[:2]
+        at_once = max(1, _AT_ONCE // (n_patterns * self.n_components))
+        parts = []
+        for start in range(0, n_rows, at_once):
+            some = bits[start : start + at_once]
+            flat = some.reshape(-1, self.n_features)
+            seen = self._measure(lambda flat=flat: self._in_phase(flat, self._frames))  # type: ignore[misc]
+            self._frames += len(flat) * self.frames_per_projection
+            weights = encoded.weights[:, start : start + at_once].T
+            if n_patterns == 1:
+                parts.append(seen if (weights == 1).all() else seen.mul_(weights))
+            else:
+                parts.append(torch.einsum("bk,bkm->bm", weights, seen.view(len(some), n_patterns, -1)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def calibrate(self) -> Calibration:
+        """Measure exposure, scale and bad pixels anew, and use them from now on.
+
+        Raises:
+            DeviceUnavailable: this kind of device has nothing that can be calibrated from here.
+        """
+        raise DeviceUnavailable(f"{self.identity} calibrates itself; there is nothing to set from here")
+
+    def fidelity(self, n_probes: int = 64) -> Fidelity:
+        """How well the device does what it says, measured on random patterns (`hardware.calibration.fidelity`)."""
+        from hardware.calibration import fidelity
+
+        return fidelity(self, n_probes)
+
+    def describe(self) -> dict[str, object]:
+        """What a person would ask of the device: names and values, for `opu-dfa device info`."""
+        return {
+            "device": self.identity,
+            "n_features": self.n_features,
+            "n_components": self.n_components,
+            "frame time [s]": self.frame_time,
+            "power [W]": self.power,
+            "frames per pattern, transform": 1,
+            "frames per pattern, linear_transform": self.frames_per_projection,
+        }
 
     @property
     def usage(self) -> Usage:
         """Frames, seconds and joules of the physical device for what was asked so far."""
         seconds = self._frames * self.frame_time
-        return Usage(self._frames, seconds, seconds * self.power)
+        return Usage(self._frames, seconds, seconds * self.power, self._retries)
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The host's random stream on a torch device; measurement noise never touches the global one."""
@@ -155,10 +225,13 @@ class OPU(ABC):
         return self._generators[key]
 
     def state(self) -> Tensor:
-        """Identity, ledger and random streams as one uint8 tensor, for checkpoints."""
+        """Identity, ledger, random streams and calibration as one uint8 tensor, for checkpoints."""
         streams = {k: bytes(g.get_state().tolist()).hex() for k, g in self._generators.items()}
-        record = {"identity": self.identity, "frames": self._frames, "generators": streams}
-        return torch.tensor(list(json.dumps(record).encode()), dtype=torch.uint8)
+        record = {"identity": self.identity, "frames": self._frames, "retries": self._retries, "generators": streams}
+        packed = io.BytesIO()
+        arrays = self._calibration_arrays() | {"record": np.array(json.dumps(record))}
+        np.savez(packed, **arrays)  # type: ignore[arg-type]
+        return torch.frombuffer(bytearray(packed.getvalue()), dtype=torch.uint8)
 
     def load_state(self, state: Tensor) -> None:
         """Continue from `state`.
@@ -166,16 +239,26 @@ class OPU(ABC):
         Raises:
             DeviceFault: the state belongs to a device with another matrix.
         """
-        record = json.loads(bytes(state.tolist()).decode())
+        with np.load(io.BytesIO(bytes(state.tolist())), allow_pickle=False) as packed:
+            arrays = dict(packed)
+        record = json.loads(str(arrays.pop("record")))
         if record["identity"] != self.identity:
             raise DeviceFault(
                 f"this state was saved from the device [{record['identity']}], but the open device is "
                 f"[{self.identity}]: another matrix would undo the training. Open the device it names."
             )
-        self._frames = record["frames"]
+        self._frames, self._retries = record["frames"], record["retries"]
         for key, saved in record["generators"].items():
             stream = torch.tensor(list(bytes.fromhex(saved)), dtype=torch.uint8)
             self.generator(torch.device(key)).set_state(stream)
+        self._load_calibration_arrays(arrays)
+
+    def _calibration_arrays(self) -> dict[str, np.ndarray]:
+        """What a calibration has measured, by name."""
+        return {}
+
+    def _load_calibration_arrays(self, arrays: dict[str, np.ndarray]) -> None:  # noqa: B027
+        """Use the arrays of `_calibration_arrays`."""
 
     def close(self) -> None:  # noqa: B027
         """Release the device; closing twice is harmless."""
@@ -188,25 +271,26 @@ class OPU(ABC):
     ) -> None:
         self.close()
 
-    def _rows(self, x: np.ndarray | Tensor) -> Tensor:
-        """The input as a checked tensor `(batch, n_features)`."""
-        if not isinstance(x, (np.ndarray, Tensor)):
-            raise DeviceInputError(f"a device takes a NumPy array or a torch tensor, got {type(x).__name__}")
-        if isinstance(x, np.ndarray) and (x.dtype.kind not in "bif" and x.dtype.kind != "u"):
-            raise DeviceInputError(f"a device takes real numbers, got an array of dtype {x.dtype}")
-        rows = torch.as_tensor(x).detach()
-        if rows.is_complex():
-            raise DeviceInputError(f"a device takes real numbers, got a tensor of dtype {rows.dtype}")
-        if rows.ndim != 2 or rows.shape[1] != self.n_features or len(rows) == 0:
-            raise DeviceInputError(
-                f"a device takes rows of shape (batch, {self.n_features}) with batch >= 1, got {tuple(rows.shape)}"
-            )
-        if rows.is_floating_point() and not torch.isfinite(rows).all():
-            value = rows[~torch.isfinite(rows)][0].item()
-            raise DeviceInputError(f"a device takes finite numbers, got {value}; check the computation before it")
-        return rows
+    def _measure(self, ask: Callable[[], Tensor]) -> Tensor:
+        """The answer, after as many attempts as it takes and the device is worth."""
+        for attempt in range(self.retries + 1):
+            try:
+                return ask()
+            except TransientFault as fault:
+                if attempt == self.retries:
+                    raise DeviceFault(
+                        f"the device failed {self.retries + 1} times in a row, last with: {fault}. "
+                        "Nothing was changed; ask again when it answers."
+                    ) from fault
+                wait = self.backoff * 2**attempt
+                self._retries += 1
+                _log.warning("transient device fault, asking again in %.2f s: %s", wait, fault)
+                time.sleep(wait)
+        raise AssertionError("unreachable")
 
 
-def _like(x: np.ndarray | Tensor, result: Tensor):  # type: ignore[no-untyped-def]
-    """The result in the array library of the input."""
-    return result.cpu().numpy() if isinstance(x, np.ndarray) else result
+def _encoded(rows: Tensor, generator: torch.Generator) -> Patterns:
+    """The cheapest exact patterns of the rows, or dithered bit planes."""
+    if is_binary(rows):
+        return Patterns(rows.to(torch.uint8)[None], torch.ones(1, len(rows), device=rows.device))
+    return exact_or_bit_planes(rows.float(), generator)

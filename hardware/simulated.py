@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from hardware.medium import DenseMedium
-from hardware.opu import OPU, DeviceInputError
+from hardware.calibration import Calibration, good_pixels
+from hardware.checks import checked_rows, is_binary, like
+from hardware.encoding import BitPlanes, Encoding, n_levels
+from hardware.errors import DeviceInputError, TransientFault
+from hardware.holography import Anchor, Anchored
+from hardware.optics import MEDIA, Optics
+from hardware.opu import OPU, Array
 from hardware.presets import PRESETS, Preset
+from hardware.randomness import Frames, Noise
+
+_HALF_ON = 1.0  # E|E|² = 2 ‖x‖²/n_features, so a pattern with half its mirrors on has mean intensity 1
 
 
 class SimulatedOPU(OPU):
     """A simulated optical processing unit.
 
     Field E = Rx with R complex Gaussian, real and imaginary variance 1/n_features; `transform` is the camera's count of
-    |E|², `linear_transform` is Re(E) recovered from the camera frames of phase-shifting holography (of the exact
-    product for the preset "ideal").
+    |E|², `linear_transform` is Re(E) recovered from camera frames by the preset's holography. The preset "ideal" has no
+    holography: its `linear_transform` is the exact product Re(R)x, a shortcut through R that no device has.
 
     Args:
         n_features: inputs.
         n_components: outputs; the first m do not change when this grows.
-        seed: determines the matrix, on any machine.
-        noise_seed: determines the measurement noise; `seed` if None.
+        seed: determines the matrix, and the bad pixels of the camera, on any machine.
+        noise_seed: determines the measurement noise; `seed` if None. Noise belongs to the frame and the pixel: the same
+            rows in the same order see the same noise however they are batched.
         preset: a name in `hardware.presets.PRESETS`, or a `Preset`.
+        medium: "dense" holds R, "streamed" draws the same R at every product, "structured" is O(n log n).
+        calibration: of this device, from `calibrate` or `Calibration.load`. Without one, a device whose preset has
+            spare pixels or an anchor calibrates itself before its first measurement.
+
+    The exposure of a `linear_transform` frame follows the number of mirrors that are on, which the host knows;
+    `transform` has one exposure, so that its counts compare. A camera behind a GPU draws its noise on the CPU.
 
     Raises:
-        DeviceInputError: a size below 1, an unknown preset, a negative seed.
+        DeviceInputError: a size below 1 or beyond the preset's mirrors and pixels or the memory, an unknown preset or
+            medium, a negative seed, another device's calibration.
 
     >>> opu = SimulatedOPU(n_features=100, n_components=3, seed=0)
     >>> opu.linear_transform(torch.eye(100)[:2]).shape
@@ -41,12 +61,17 @@ class SimulatedOPU(OPU):
         seed: int = 0,
         noise_seed: int | None = None,
         preset: str | Preset = "ideal",
+        medium: str = "dense",
+        calibration: Calibration | None = None,
     ) -> None:
         if isinstance(preset, str) and preset not in PRESETS:
             raise DeviceInputError(f"unknown preset {preset!r}; the presets are {', '.join(sorted(PRESETS))}")
-        if seed < 0:
-            raise DeviceInputError(f"a seed is an integer of at least 0, got {seed}")
+        if medium not in MEDIA:
+            raise DeviceInputError(f"unknown medium {medium!r}; the media are {', '.join(MEDIA)}")
+        if noise_seed is not None and (isinstance(noise_seed, bool) or not 0 <= noise_seed < 2**63):
+            raise DeviceInputError(f"a seed is an integer from 0 to 2^63 - 1, got {noise_seed!r}")
         self.preset = PRESETS[preset] if isinstance(preset, str) else preset
+        self.preset_name = preset if isinstance(preset, str) else "custom"
         super().__init__(
             n_features,
             n_components,
@@ -54,31 +79,247 @@ class SimulatedOPU(OPU):
             power=self.preset.power,
             noise_seed=seed if noise_seed is None else noise_seed,
         )
-        self.seed = seed
-        self._medium = DenseMedium(self.n_features, self.n_components, seed)
+        holography = self.preset.holography
+        lines = holography.line if holography else 1
+        needed = math.ceil(self.n_components * (1 + self.preset.spare))
+        self.n_pixels = math.ceil(needed / lines) * lines
+        self._check_instrument(holography.pixels_per_output if holography else 1)
+        self._optics = Optics(self.n_features, self.n_pixels, seed, self.preset, medium)
+        self.seed = self._optics.medium.seed
+        self._noise, self._fixed = Noise(self._noise_seed), self._optics.fixed
+        self._calibration = calibration
+        if calibration is not None:
+            calibration.check(self.identity, self.n_components)
+        self._asked = 0  # measurements, for injected faults
+
+    def _check_instrument(self, pixels_per_output: int) -> None:
+        mirrors, pixels = self.preset.n_mirrors, self.preset.n_pixels
+        if mirrors is not None and self.n_features > mirrors:
+            raise DeviceInputError(f"this device has {mirrors} mirrors, so n_features = {self.n_features} is too many")
+        if pixels is not None and self.n_pixels * pixels_per_output > pixels:
+            raise DeviceInputError(
+                f"this device's camera has {pixels} pixels; n_components = {self.n_components} needs "
+                f"{self.n_pixels * pixels_per_output}, the spare ones and those of its holography included"
+            )
 
     @property
     def identity(self) -> str:
-        return f"simulated dense medium, seed {self.seed}, {self.n_features} x {self.n_components}"
+        return f"simulated {self._optics.medium.kind} medium, seed {self.seed}, {self.n_features} x {self.n_components}"
 
     @property
     def frames_per_projection(self) -> int:
-        return self.preset.holography.steps if self.preset.holography else 2
+        return self.preset.holography.frames if self.preset.holography else 2
 
-    def _counts(self, patterns: Tensor) -> Tensor:
-        real, imaginary = self._medium.field(patterns)
-        intensity = real.square_().add_(imaginary.square_())
-        half_on = 1.0  # E|E|² = 2 ‖x‖²/n_features, so a pattern with half its mirrors on has mean intensity 1
-        counts = self.preset.camera.counts(intensity, self.preset.exposure * half_on, self.generator(patterns.device))
-        return counts.to(torch.uint8)
+    @property
+    def intensity_per_count(self) -> float:
+        return self.preset.exposure * _HALF_ON / self.preset.camera.levels
 
-    def _in_phase(self, patterns: Tensor) -> Tensor:
-        if self.preset.holography is None:
-            return self._medium.in_phase(patterns)
-        real, imaginary = self._medium.field(patterns)
-        # The host knows how many mirrors it turns on, so it sets the exposure for the brightest pattern of the batch.
-        brightest = int(patterns.sum(dim=1, dtype=torch.int32).max().clamp(min=1))
-        rms = (2 * brightest / self.n_features) ** 0.5
-        return self.preset.holography.in_phase(
-            real, imaginary, rms, self.preset.camera, self.generator(patterns.device)
+    @property
+    def largest_count(self) -> int:  # type: ignore[override]
+        return self.preset.camera.levels
+
+    @property
+    def _laser(self) -> float:
+        """The laser's power when it was last measured, for the exposure to follow."""
+        return self._calibration.laser if self._calibration else 1.0
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration in use."""
+        return self._calibration
+
+    def linear_transform(self, x: Array, encoding: Encoding | None = None) -> Array:
+        rows = checked_rows(x, self.n_features)
+        if self.preset.holography is not None or encoding is not None or is_binary(rows):
+            return super().linear_transform(x, encoding)
+        self._frames += (
+            len(rows) * self.frames_per_projection * ((n_levels(rows.float()) or BitPlanes().n_patterns + 1) - 1)
         )
+        return like(x, self._exact(rows.double()))
+
+    linear_transform.__doc__ = OPU.linear_transform.__doc__
+
+    def _counts(self, patterns: Tensor, first_frame: int) -> Tensor:
+        first_frame = self._ready(first_frame)
+        frames = Frames(first_frame, len(patterns))
+        camera = self.preset.camera
+        full_scale = self.preset.exposure * _HALF_ON * self._laser
+        kind = torch.uint8 if camera.bits <= 8 else torch.int32
+        out = torch.empty(len(patterns), self.n_components, dtype=kind, device=patterns.device)
+        for rows, x, start, stop in self._optics.pieces(patterns):
+            part = frames.part(rows.start, rows.stop)
+            intensity = _intensity(self._optics.field(x, part, start, stop))
+            counts = camera.expose(intensity, full_scale, self._noise, self._fixed, part, start)
+            self._keep(out[rows], counts, start, stop)
+        return out
+
+    def _in_phase(self, patterns: Tensor, first_frame: int) -> Tensor:
+        first_frame = self._ready(first_frame)
+        holography, camera = self.preset.holography, self.preset.camera
+        if holography is None:
+            return self._exact(patterns, Frames(first_frame, len(patterns), 2))
+        frames = Frames(first_frame, len(patterns), holography.frames)
+        on = patterns.sum(dim=1, keepdim=True, dtype=torch.int32).clamp(min=1)
+        rms = (2 * on.double() / self.n_features).sqrt().float()
+        out = torch.empty(len(patterns), self.n_components, device=patterns.device)
+        for rows, x, start, stop in self._optics.pieces(patterns):
+            part = frames.part(rows.start, rows.stop)
+
+            def expose(
+                intensity: Tensor, full_scale: Tensor, step: int, part: Frames = part, start: int = start
+            ) -> Tensor:
+                first = start * holography.pixels_per_output
+                exposure = full_scale * self._laser
+                counts = camera.expose(intensity, exposure, self._noise, self._fixed, part.step(step), first)
+                return counts.mul_(full_scale / camera.levels)
+
+            field = self._optics.field(x, part, start, stop)
+            anchored = self._anchored(part, start, stop, patterns.device)
+            self._keep(out[rows], holography.in_phase(field, rms[rows], anchored, expose), start, stop)
+        return out
+
+    def _exact(self, x: Tensor, frames: Frames | None = None, phase: bool = False) -> Tensor:
+        """Re(R)x without a measurement, R as it is at the frames; `phase` counts its phase from the anchor's."""
+        frames = frames or Frames(self._frames, len(x))
+        out = torch.empty(len(x), self.n_components, device=x.device)
+        for rows, prepared, start, stop in self._optics.pieces(x):
+            part = frames.part(rows.start, rows.stop)
+            if phase and isinstance(self.preset.holography, Anchor):
+                field = self._optics.field(prepared, part, start, stop)
+                anchor = self._optics.anchor_field(part, start, stop, x.device)
+                result = (field * anchor).sum(dim=0) / anchor.norm(dim=0)
+            else:
+                result = self._optics.field(prepared, part, start, stop, parts=1)[0]
+            self._keep(out[rows], result, start, stop)
+        return out
+
+    def ideal(self, x: Tensor) -> Tensor:
+        """Re(R)x exactly, R as it was when the device was last calibrated: the truth that `fidelity` compares with."""
+        return self._exact(x, self._reference_frames(len(x)), phase=True)
+
+    def _anchored(self, frames: Frames, start: int, stop: int, device: torch.device) -> Anchored | None:
+        if not isinstance(self.preset.holography, Anchor):
+            return None
+        assert self._calibration is not None
+        intensity = torch.from_numpy(self._calibration.anchor[start:stop]).to(device)
+        return Anchored(self._optics.anchor_field(frames, start, stop, device), intensity)
+
+    def speckle(self, x: Tensor) -> Tensor:
+        """The ideal field Rx of the outputs, `(2, batch, n_components)`: what `ideal` is the real part of."""
+        out = torch.empty(2, len(x), self.n_components, device=x.device)
+        frames = self._reference_frames(len(x))
+        for rows, light, start, stop in self._optics.pieces(x):
+            field = self._optics.field(light, frames, start, stop)
+            for part in range(2):
+                self._keep(out[part, rows], field[part], start, stop)
+        return out
+
+    def speckle_adjoint(self, g: Tensor) -> Tensor:
+        """The derivative of `speckle`: `(2, batch, n_components)` to `(batch, n_features)`."""
+        pixels = torch.arange(self.n_components)
+        if self._calibration is not None:
+            pixels = torch.from_numpy(self._calibration.pixels)
+        spread = g.new_zeros(*g.shape[:2], self.n_pixels).index_copy_(2, pixels.to(g.device), g)
+        return self._optics.adjoint(spread, self._reference_frames(g.shape[1]))
+
+    def _reference_frames(self, n: int) -> Frames:
+        """The frame at which the matrix counts as the true one, n times."""
+        return Frames(self._calibration.frame if self._calibration else 0, n, 0)
+
+    def _keep(self, out: Tensor, seen: Tensor, start: int, stop: int) -> None:
+        """Write the outputs that pixels `start:stop` hold."""
+        if self._calibration is None:
+            out[:, start : min(stop, self.n_components)] = seen[:, : max(0, self.n_components - start)]
+            return
+        pixels = self._calibration.pixels
+        first, last = np.searchsorted(pixels, (start, stop))
+        if last - first == stop - start:
+            out[:, first:last] = seen
+        elif last > first:
+            out[:, first:last] = seen[:, torch.from_numpy(pixels[first:last] - start).to(seen.device)]
+
+    def _ready(self, first_frame: int) -> int:
+        """Calibrate if that must be done first; inject the preset's faults. The frame to begin with."""
+        faults = self.preset.faults
+        self._asked += 1
+        if faults.lasting_after is not None and self._asked > faults.lasting_after:
+            raise TransientFault("injected: the camera does not answer")
+        if faults.transient:
+            chance = self._noise.uniform("faults", Frames(self._asked, 1), 0, 1, torch.device("cpu")).item()
+            if chance < faults.transient:
+                raise TransientFault("injected: the trigger was missed")
+        if self._calibration is None and (self.preset.spare or isinstance(self.preset.holography, Anchor)):
+            self.calibrate()
+            return self._frames
+        return first_frame
+
+    def calibrate(self) -> Calibration:
+        """Measure exposure, scale, bad pixels and the anchor anew, and use them from now on.
+
+        Frames: 8 dark, 32 of random half-on patterns, and 16 of the anchor alone where there is one. Outputs move to
+        other pixels only if the mask changed. The matrix that the medium has drifted to becomes the one that
+        `fidelity` compares with.
+
+        Raises:
+            DeviceFault: too few good pixels for n_components.
+        """
+        n_dark, n_bright, n_anchor = 8, 32, 16 * isinstance(self.preset.holography, Anchor)
+        frame, device = self._frames, torch.device("cpu")
+        generator = torch.Generator().manual_seed(self._fixed.key("probes") >> 1)
+        probes = torch.randint(0, 2, (n_bright, self.n_features), generator=generator, dtype=torch.uint8)
+        nominal = self.preset.exposure * _HALF_ON
+        camera, noise, fixed = self.preset.camera, self._noise, self._fixed
+        dark, bright, peak, anchor = (np.zeros(self.n_pixels, np.float32) for _ in range(4))
+        for rows, x, start, stop in self._optics.pieces(probes):
+            pixels, width = slice(start, stop), stop - start
+            if rows.start == 0:
+                lights_off = torch.zeros(n_dark, width)
+                seen = camera.expose(lights_off, nominal, noise, fixed, Frames(frame, n_dark), start)
+                dark[pixels] = seen.mean(dim=0).numpy() / camera.levels
+            if rows.start == 0 and n_anchor:
+                shots = Frames(frame + n_dark + n_bright, n_anchor)
+                light = _intensity(self._optics.anchor_field(shots, start, stop, device)).expand(n_anchor, -1)
+                scale = self.preset.holography.headroom * self.preset.holography.brightness  # type: ignore[union-attr]
+                counts = camera.expose(light, scale, noise, fixed, shots, start)
+                anchor[pixels] = counts.mean(dim=0).numpy() * (scale / camera.levels)
+            part = Frames(frame + n_dark, n_bright).part(rows.start, rows.stop)
+            light = _intensity(self._optics.field(x, part, start, stop))
+            counts = camera.expose(light, nominal, noise, fixed, part, start)
+            bright[pixels] += counts.sum(dim=0).numpy() / n_bright
+            peak[pixels] = np.maximum(peak[pixels], counts.amax(dim=0).numpy())
+        weakest = self.preset.holography.weakest if isinstance(self.preset.holography, Anchor) else None
+        good = good_pixels(dark, peak, anchor, weakest, self.n_components)
+        expected = 2 * probes.float().sum(dim=1).mean().item() / self.n_features
+        laser = float(bright[good].mean()) * nominal / camera.levels / expected
+        self._frames += n_dark + n_bright + n_anchor
+        self._calibration = Calibration(
+            identity=self.identity,
+            frame=frame,
+            laser=laser,
+            pixels=good,
+            n_pixels=self.n_pixels,
+            anchor=anchor / np.float32(laser) if n_anchor else np.zeros(0, np.float32),
+        )
+        return self._calibration
+
+    def describe(self) -> dict[str, object]:
+        entries: dict[str, object] = {"preset": self.preset_name, "medium": self._optics.medium.kind, "seed": self.seed}
+        entries["linear_transform"] = (
+            repr(self.preset.holography)
+            if self.preset.holography
+            else "the exact product Re(R)x: no device has this, choose another preset to measure it"
+        )
+        entries |= {f"camera.{name}": value for name, value in asdict(self.preset.camera).items()}
+        chosen = ("exposure", "beam_radius", "medium_time", "spare", "n_mirrors", "n_pixels")
+        entries |= {name: getattr(self.preset, name) for name in chosen}
+        return super().describe() | entries
+
+    def _calibration_arrays(self) -> dict[str, np.ndarray]:
+        return self._calibration.arrays() if self._calibration else {}
+
+    def _load_calibration_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self._calibration = Calibration.from_arrays(arrays) if arrays else None
+
+
+def _intensity(field: Tensor) -> Tensor:
+    return field[0].square_().add_(field[1].square_())

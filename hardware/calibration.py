@@ -1,0 +1,224 @@
+"""What a device measures about itself: laser power, bad pixels and the anchor; and how faithful its outputs are."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardware.errors import DeviceFault, DeviceInputError
+
+if TYPE_CHECKING:
+    from hardware.opu import OPU
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` measured, for one device.
+
+    identity: the device; frame: camera frames it had taken before; laser: power in units of the nominal, which the
+    exposure follows; pixels: the camera pixel of each output, ascending, `(n_components,)`; n_pixels: pixels looked at;
+    anchor: intensity of the anchor on every pixel, `(n_pixels,)`, empty without one.
+    """
+
+    identity: str
+    frame: int
+    laser: float
+    pixels: np.ndarray
+    n_pixels: int
+    anchor: np.ndarray
+
+    @property
+    def masked(self) -> float:
+        """Fraction of the pixels, up to the last one in use, that are bad."""
+        return 1 - len(self.pixels) / (int(self.pixels[-1]) + 1)
+
+    def check(self, identity: str, n_components: int) -> None:
+        """Raise `DeviceInputError` unless this calibration is of that device."""
+        if self.identity != identity or len(self.pixels) != n_components:
+            raise DeviceInputError(
+                f"this calibration is of [{self.identity}], but the device is [{identity}]; calibrate it"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write one file (NumPy's npz, without pickle), replacing what was there only when it is whole."""
+        place = Path(path)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **self.arrays())  # type: ignore[arg-type]
+        part = place.with_name(place.name + ".part")
+        part.write_bytes(packed.getvalue())
+        part.replace(place)
+
+    @staticmethod
+    def load(path: str | Path) -> Calibration:
+        """Read what `save` wrote.
+
+        Raises:
+            DeviceInputError: there is no such file, or it is no calibration.
+        """
+        try:
+            with np.load(Path(path), allow_pickle=False) as packed:
+                return Calibration.from_arrays(dict(packed))
+        except FileNotFoundError as error:
+            raise DeviceInputError(
+                f"there is no calibration at {path}; opu.calibrate().save(path) writes one"
+            ) from error
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DeviceInputError(f"{path} is not a calibration: {error}") from error
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it as named arrays."""
+        facts = {
+            "format": _FORMAT,
+            "identity": self.identity,
+            "frame": self.frame,
+            "laser": self.laser,
+            "n_pixels": self.n_pixels,
+        }
+        return {"facts": np.array(json.dumps(facts)), "pixels": self.pixels, "anchor": self.anchor}
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration:
+        """The inverse of `arrays`."""
+        facts = json.loads(str(arrays["facts"]))
+        if facts.pop("format") != _FORMAT:
+            raise ValueError("written by another version; calibrate again")
+        return Calibration(pixels=arrays["pixels"], anchor=arrays["anchor"], **facts)
+
+
+def good_pixels(
+    dark: np.ndarray, peak: np.ndarray, anchor: np.ndarray, weakest: float | None, n_components: int
+) -> np.ndarray:
+    """The first `n_components` pixels fit to use, ascending.
+
+    dark: mean signal without light, in units of full scale: hot above 0.1; peak: largest count under bright light:
+    dead at 0, for a speckle is dark once in hundreds but not every time; anchor: its mean intensity: weak below
+    `weakest` times the mean over good pixels, where there is an anchor.
+
+    Raises:
+        DeviceFault: there are too few.
+    """
+    good = (dark < 0.1) & (peak > 0)
+    if weakest is not None and good.any():
+        good &= anchor >= weakest * anchor[good].mean()
+    pixels = np.flatnonzero(good)
+    if len(pixels) < n_components:
+        raise DeviceFault(
+            f"only {len(pixels)} of {len(dark)} camera pixels are fit to use, {n_components} are needed: "
+            "open the device with fewer components, or with more spare pixels in its preset"
+        )
+    return pixels[:n_components].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How well a device does what it says, on random half-on patterns.
+
+    reference: what the linear outputs were compared with, "ideal projection" for a simulator, else "additivity":
+    y(a + b) against y(a) + y(b) for patterns on disjoint mirrors, which needs no knowledge of R.
+    correlation, relative_error: of linear outputs with the reference; snr: variance of linear outputs over patterns
+    divided by their variance between two measurements of one pattern; ks_exponential: Kolmogorov-Smirnov distance of
+    intensities, each in units of its pattern's mean, to the exponential distribution; ks_gaussian: of linear outputs in
+    units of their deviation to the Gaussian; saturated, masked: fractions of counts
+    at full scale and of pixels not used.
+    """
+
+    reference: str
+    correlation: float
+    relative_error: float
+    snr: float
+    ks_exponential: float
+    ks_gaussian: float
+    saturated: float
+    masked: float
+    intensities: np.ndarray
+    projections: np.ndarray
+    references: np.ndarray
+
+    def numbers(self) -> dict[str, float]:
+        """The figures of merit by name."""
+        return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
+
+    def figure(self, path: str | Path) -> None:
+        """Draw intensities, projections and the scatter against the reference, in one file (its suffix chooses)."""
+        from matplotlib.figure import Figure
+
+        drawing = Figure(figsize=(11, 3.4), layout="constrained")
+        left, middle, right = drawing.subplots(1, 3)
+        grid = np.linspace(0, 8, 200)
+        left.hist(self.intensities, bins=80, range=(0, 8), density=True, color="0.7")
+        left.semilogy(grid, np.exp(-grid), "k", lw=1, label="exponential")
+        left.set(xlabel="intensity / mean", ylabel="density", ylim=(1e-4, 2))
+        left.set_title(f"KS {self.ks_exponential:.4f}, saturated {self.saturated:.2%}")
+        grid = np.linspace(-4.5, 4.5, 200)
+        middle.hist(self.projections, bins=80, range=(-4.5, 4.5), density=True, color="0.7")
+        middle.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), "k", lw=1, label="Gaussian")
+        middle.set(xlabel="linear output / deviation")
+        middle.set_title(f"KS {self.ks_gaussian:.4f}, SNR {self.snr:.3g}")
+        shown = slice(0, 4000)
+        right.plot(self.references[shown], self.projections[shown], ".", ms=2, color="0.3", rasterized=True)
+        right.plot([-4, 4], [-4, 4], "k", lw=1)
+        right.set(xlabel=self.reference, ylabel="linear output")
+        right.set_title(f"correlation {self.correlation:.5f}, error {self.relative_error:.2%}")
+        for axes in (left, middle):
+            axes.legend(frameon=False)
+        drawing.savefig(path, dpi=150)
+
+
+def fidelity(opu: OPU, n_probes: int = 64) -> Fidelity:
+    """Measure `Fidelity`; takes n_probes frames of `transform` and the frames of 3 n_probes linear projections.
+
+    Raises:
+        DeviceInputError: fewer than 2 probes, or a device of fewer than 2 mirrors.
+    """
+    if n_probes < 2 or opu.n_features < 2:
+        raise DeviceInputError(f"fidelity takes 2 probes and 2 mirrors at least, got {n_probes} and {opu.n_features}")
+    draw = torch.Generator().manual_seed(0xF1DE)
+    a = torch.randint(0, 2, (n_probes, opu.n_features), generator=draw, dtype=torch.uint8)
+    a[a.sum(dim=1) == 0, 0] = 1
+    counts = opu.transform(a)
+    first, again = opu.linear_transform(a), opu.linear_transform(a)
+    left = a.clone()
+    left[:, opu.n_features // 2 :] = 0
+    reference, name = opu.ideal(a), "ideal projection"
+    if reference is None:
+        reference, name = opu.linear_transform(left) + opu.linear_transform(a - left), "additivity"
+    scale = first.double().std().item()
+    # A count stands for an interval of intensities: spread over it, mirrored at zero, steps do not look like a misfit.
+    spread = (counts + torch.rand(counts.shape, generator=draw, dtype=torch.float64) - 0.5).abs()
+    unit = spread / counts.double().mean(dim=1, keepdim=True)
+    return Fidelity(
+        reference=name,
+        correlation=float(np.corrcoef(first.flatten().numpy(), reference.flatten().numpy())[0, 1]),
+        relative_error=((first - reference).norm() / reference.norm()).item(),
+        snr=_snr(first.double(), again.double()),
+        ks_exponential=_ks_distance(-torch.expm1(-unit)),
+        ks_gaussian=_ks_distance(torch.special.ndtr(first.double() / scale)),
+        saturated=(counts >= opu.largest_count).double().mean().item(),
+        masked=opu.calibration.masked if opu.calibration else 0.0,
+        intensities=unit.flatten().numpy(),
+        projections=(first / scale).flatten().numpy(),
+        references=(reference / scale).flatten().numpy(),
+    )
+
+
+def _snr(first: Tensor, again: Tensor) -> float:
+    noise = (first - again).square().mean().item() / 2
+    return float("inf") if noise == 0 else (first.var().item() - noise) / noise
+
+
+def _ks_distance(distribution: Tensor) -> float:
+    """sup |F_empirical - F|, given F at every value: the Kolmogorov-Smirnov statistic."""
+    expected = distribution.flatten().sort().values
+    n = len(expected)
+    above = torch.arange(1, n + 1, dtype=torch.float64) / n - expected
+    return max(above.max().item(), (1 / n - above).max().item())
