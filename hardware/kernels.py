@@ -101,33 +101,31 @@ def _philox(counter, stream, key):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def fill_entries(out, key, n_features, first_row, table):  # type: ignore[no-untyped-def]
-    """out[part, feature, row] = table[word]; part p of row r uses words p·n_features … of the counters of row r.
+def fill_entries(out, key, n_features, part, first_row, table):  # type: ignore[no-untyped-def]
+    """out[feature, r] = table[word part·n_features + feature of row first_row + r]: one tile of one part of R.
 
-    out: int8 `(parts, padded features, rows)`; table: int8 `(65536,)`.
+    out: int8 `(padded features, rows)`; table: int8 `(65536,)`; part: 0 the real, 1 the imaginary part.
     """
-    parts, _, rows = out.shape
+    rows = out.shape[1]
     low = np.uint64(65535)
     per_row = (2 * n_features + 15) // 16
-    wanted = parts * n_features
-    for block in range((wanted + 15) // 16):  # rows inside, so that sixteen lines of the tile stay in the cache
-        first = block * 16
-        part, feature = first // n_features, first % n_features
-        whole = feature + 16 <= n_features
+    start, stop = part * n_features, (part + 1) * n_features
+    for block in range(start // 16, (stop + 15) // 16):  # rows inside, so that sixteen lines of the tile stay cached
+        first = block * 16 - start
+        whole = first >= 0 and first + 16 <= n_features
         for row in range(rows):
-            entry = feature if whole else first
+            feature = first
             for word in _philox((first_row + row) * per_row + block + 1, 0, key):
                 if whole:
-                    out[part, entry, row] = table[word & low]
-                    out[part, entry + 1, row] = table[(word >> np.uint64(16)) & low]
-                    out[part, entry + 2, row] = table[(word >> np.uint64(32)) & low]
-                    out[part, entry + 3, row] = table[word >> np.uint64(48)]
+                    out[feature, row] = table[word & low]
+                    out[feature + 1, row] = table[(word >> np.uint64(16)) & low]
+                    out[feature + 2, row] = table[(word >> np.uint64(32)) & low]
+                    out[feature + 3, row] = table[word >> np.uint64(48)]
                 else:
                     for k in range(4):
-                        if entry + k < wanted:
-                            value = table[(word >> np.uint64(16 * k)) & low]
-                            out[(entry + k) // n_features, (entry + k) % n_features, row] = value
-                entry += 4
+                        if 0 <= feature + k < n_features:
+                            out[feature + k, row] = table[(word >> np.uint64(16 * k)) & low]
+                feature += 4
 
 
 @_compiled

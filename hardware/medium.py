@@ -113,13 +113,16 @@ class StreamedMedium(Medium):
     def tile(self) -> int:
         return LANES
 
-    def entries(self, tile: int, parts: int = 2) -> np.ndarray:
-        """Integer entries of rows 64·tile … of R, int8 `(parts, padded features, 64)`, zero in the padding."""
+    def entries(self, tile: int, part: int) -> np.ndarray:
+        """Integer entries of rows 64·tile … of Re R (part 0) or Im R (1), int8 `(padded features, 64)`."""
+        drawn = np.zeros((self._padded, LANES), np.int8)
+        self._draw(drawn, tile, part)
+        return drawn
+
+    def _draw(self, out: np.ndarray, tile: int, part: int) -> None:
         from hardware import kernels
 
-        drawn = np.zeros((parts, self._padded, LANES), np.int8)
-        kernels.fill_entries(drawn, self.seed, self.n_features, tile * LANES, quantiles())
-        return drawn
+        kernels.fill_entries(out, self.seed, self.n_features, part, tile * LANES, quantiles())
 
     def prepare(self, x: Tensor) -> Tensor | Packed:
         if x.dtype != torch.uint8 or x.device.type != "cpu":
@@ -153,11 +156,10 @@ class StreamedMedium(Medium):
         out = np.empty((parts, batch, stop - start), np.float32)
 
         def multiply(tile: int) -> None:
-            entries = self.entries(tile, parts)
             sums = np.empty((batch, LANES), np.int32)
             first, last = max(start, tile * LANES), min(stop, (tile + 1) * LANES)
             for part in range(parts):
-                kernels.binary_product(indices, entries[part], sums)
+                kernels.binary_product(indices, self.entries(tile, part), sums)
                 kernels.scale_into(
                     out[part][:, first - start : last - start], sums, first - tile * LANES, np.float32(self.scale)
                 )
@@ -177,18 +179,21 @@ class StreamedMedium(Medium):
         together = max(1, min(64, 2**25 // (self._padded * LANES)))
         tiles = list(_tiles(start, stop))
         for k in range(0, len(tiles), together):
-            group = [self._on(device, tile, parts) for tile in tiles[k : k + together]]
+            group = [
+                torch.cat([self._on(device, tile, part) for tile in tiles[k : k + together]], dim=1)
+                for part in range(parts)
+            ]
             first = tiles[k] * LANES
-            entries = torch.cat(group, dim=2)[:, :, max(start - first, 0) : stop - first]
+            entries = torch.stack(group)[:, :, max(start - first, 0) : stop - first]
             begin = max(first, start) - start
             yield slice(begin, begin + entries.shape[2]), entries
 
-    def _on(self, device: torch.device, tile: int, parts: int) -> Tensor:
-        return torch.from_numpy(self.entries(tile, parts)).to(device)
+    def _on(self, device: torch.device, tile: int, part: int) -> Tensor:
+        return torch.from_numpy(self.entries(tile, part)).to(device)
 
 
 class DenseMedium(StreamedMedium):
-    """R drawn once and held, 2 · n_features · n_rows bytes.
+    """R drawn once and held, n_features · n_rows bytes for each of its parts; the imaginary one when first needed.
 
     >>> DenseMedium(n_features=8, n_rows=3, seed=0).field(torch.ones(2, 8), 0, 3).shape
     torch.Size([2, 2, 3])
@@ -205,24 +210,34 @@ class DenseMedium(StreamedMedium):
                 f"a dense medium of {n_features} x {n_rows} takes {needed / 2**30:.1f} GiB of the "
                 f'{present / 2**30:.1f} GiB here; choose medium="structured", or "streamed" for the same numbers'
             )
-        self._held = np.zeros((n_tiles, 2, self._padded, LANES), np.int8)
-        in_threads(self._draw, range(n_tiles), n_features * n_rows)
-        self._elsewhere: dict[torch.device, Tensor] = {}
+        self._n_tiles = n_tiles
+        self._held: dict[int, np.ndarray] = {}
+        self._elsewhere: dict[tuple[torch.device, int], Tensor] = {}
+        self._hold(0)
 
-    def _draw(self, tile: int) -> None:
-        from hardware import kernels
+    def entries(self, tile: int, part: int) -> np.ndarray:
+        return self._hold(part)[tile]
 
-        kernels.fill_entries(self._held[tile], self.seed, self.n_features, tile * LANES, quantiles())
+    def field(self, x: Tensor | Packed, start: int, stop: int, parts: int = 2) -> Tensor:
+        for part in range(parts):
+            self._hold(part)  # before threads ask for it
+        return super().field(x, start, stop, parts)
 
-    def entries(self, tile: int, parts: int = 2) -> np.ndarray:
-        return self._held[tile, :parts]
+    def _hold(self, part: int) -> np.ndarray:
+        if part not in self._held:
+            drawn = np.zeros((self._n_tiles, self._padded, LANES), np.int8)
+            in_threads(
+                lambda tile: self._draw(drawn[tile], tile, part), range(self._n_tiles), self.n_features * self.n_rows
+            )
+            self._held[part] = drawn
+        return self._held[part]
 
-    def _on(self, device: torch.device, tile: int, parts: int) -> Tensor:
+    def _on(self, device: torch.device, tile: int, part: int) -> Tensor:
         if device.type == "cpu":
-            return super()._on(device, tile, parts)
-        if device not in self._elsewhere:
-            self._elsewhere[device] = torch.from_numpy(self._held).to(device)
-        return self._elsewhere[device][tile, :parts]
+            return super()._on(device, tile, part)
+        if (device, part) not in self._elsewhere:
+            self._elsewhere[device, part] = torch.from_numpy(self._hold(part)).to(device)
+        return self._elsewhere[device, part][tile]
 
 
 def _digits(x: Tensor) -> tuple[list[Tensor], list[Tensor], int]:
