@@ -9,6 +9,8 @@ from hardware.lighton import LightOnOPU
 from hardware.open import open_opu
 from hardware.opu import OPU, Usage
 from hardware.presets import PRESETS, Faults, Preset
+from hardware.remote import RemoteOPU
+from hardware.server import DeviceServer
 from hardware.simulated import SimulatedOPU
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "DeviceError",
     "DeviceFault",
     "DeviceInputError",
+    "DeviceServer",
     "DeviceUnavailable",
     "Encoding",
     "Faults",
@@ -30,6 +33,7 @@ __all__ = [
     "Patterns",
     "PhaseShifting",
     "Preset",
+    "RemoteOPU",
     "SimulatedOPU",
     "StochasticTernary",
     "ThresholdTernary",

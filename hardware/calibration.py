@@ -27,7 +27,9 @@ class Calibration:
 
     identity: the device; frame: camera frames it had taken before; laser: power in units of the nominal, which the
     exposure follows; pixels: the camera pixel of each output, ascending, `(n_components,)`; n_pixels: pixels looked at;
-    anchor: intensity of the anchor on every pixel, `(n_pixels,)`, empty without one.
+    anchor: intensity of the anchor on every pixel, `(n_pixels,)`, empty without one. Of an appliance, whose units are
+    not known beforehand, laser is the counts that |Rx|² = 1 gives, and linear_scale what its linear outputs are
+    multiplied by to be Re(R)x.
     """
 
     identity: str
@@ -36,6 +38,7 @@ class Calibration:
     pixels: np.ndarray
     n_pixels: int
     anchor: np.ndarray
+    linear_scale: float = 1.0
 
     @property
     def masked(self) -> float:
@@ -83,13 +86,18 @@ class Calibration:
             "frame": self.frame,
             "laser": self.laser,
             "n_pixels": self.n_pixels,
+            "linear_scale": self.linear_scale,
         }
-        return {"facts": np.array(json.dumps(facts)), "pixels": self.pixels, "anchor": self.anchor}
+        return {
+            "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            "pixels": self.pixels,
+            "anchor": self.anchor,
+        }
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, np.ndarray]) -> Calibration:
         """The inverse of `arrays`."""
-        facts = json.loads(str(arrays["facts"]))
+        facts = json.loads(arrays["facts"].tobytes().decode())
         if facts.pop("format") != _FORMAT:
             raise ValueError("written by another version; calibrate again")
         return Calibration(pixels=arrays["pixels"], anchor=arrays["anchor"], **facts)

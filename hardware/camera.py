@@ -46,13 +46,17 @@ def laser_power(frames: Tensor, rms: float, time: float, noise: Noise) -> Tensor
 
 
 def grain_weights(grain: float) -> list[float]:
-    """w_k of E_j ← Σ_k w_k E_{j+k}, Σ w² = 1: fields d pixels apart then correlate as exp(-d²/grain²)."""
+    """w_k of E_j ← Σ_k w_k E_{j+k}, Σ w² = 1: fields d pixels apart then correlate as exp(-d²/grain²).
+
+    Their Fourier transform is the root of the correlation's, whatever the grain's size in pixels.
+    """
     if grain == 0:
         return [1.0]
-    reach = math.ceil(2.5 * grain)
-    weights = [math.exp(-2 * (k / grain) ** 2) for k in range(-reach, reach + 1)]
-    norm = math.sqrt(sum(w * w for w in weights))
-    return [w / norm for w in weights]
+    reach = math.ceil(2.5 * grain) + 2
+    distance = torch.fft.fftfreq(1024, 1 / 1024, dtype=torch.float64)
+    spectrum = torch.fft.fft(torch.exp(-((distance / grain) ** 2))).real.clamp(min=0)
+    kernel = torch.fft.ifft(spectrum.sqrt()).real[torch.arange(-reach, reach + 1)]
+    return (kernel / kernel.norm()).tolist()
 
 
 def speckle_grain(field: Tensor, weights: list[float]) -> Tensor:
@@ -101,9 +105,9 @@ class Camera:
             raise DeviceInputError(f"a camera has from 2 to 16 bits, got bits={self.bits!r}")
         if self.full_well is not None and not 0 < self.full_well < math.inf:
             raise DeviceInputError(f"full_well is a positive number of electrons or None, got {self.full_well}")
-        for name in ("read_noise", "grain", "laser_rms"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise DeviceInputError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name, most in (("read_noise", math.inf), ("grain", 100), ("laser_rms", math.inf)):
+            if not 0 <= getattr(self, name) < most:
+                raise DeviceInputError(f"{name} must be at least 0 and below {most}, got {getattr(self, name)}")
         if self.dead < 0 or self.hot < 0 or not self.dead + self.hot < 1:
             raise DeviceInputError(f"dead and hot are fractions of the pixels, got {self.dead} and {self.hot}")
         if not 0 < self.laser_time < math.inf:

@@ -24,6 +24,8 @@ def checked_rows(x: np.ndarray | Tensor, n_features: int) -> Tensor:
             x = np.array(x, dtype=x.dtype.newbyteorder("="))
         x = x.astype(np.float64) if x.dtype.itemsize > 8 else x
     rows = torch.as_tensor(x).detach()
+    if rows.dtype in (torch.uint16, torch.uint32, torch.uint64):  # of which torch can do little
+        rows = rows.double() if rows.dtype == torch.uint64 else rows.to(torch.int64)
     if rows.is_complex():
         raise DeviceInputError(f"a device takes real numbers, got a tensor of dtype {rows.dtype}")
     if rows.ndim != 2 or rows.shape[1] != n_features or len(rows) == 0:

@@ -168,9 +168,9 @@ class Anchor(Holography):
     headroom: float = 8.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.brightness < math.inf or not 0 < self.headroom < math.inf or not 0 <= self.weakest < 3:
+        if not 0 < self.brightness < math.inf or not 0 < self.headroom < math.inf or not 0 < self.weakest < 3:
             raise DeviceInputError(
-                "an anchor needs brightness > 0, headroom > 0 and weakest in [0, 3), "
+                "an anchor needs brightness > 0, headroom > 0 and weakest in (0, 3), "
                 f"got {self.brightness}, {self.headroom}, {self.weakest}"
             )
 

@@ -6,7 +6,7 @@ parts have variance 1/n_features each. The first m rows of a medium do not chang
 
 The entries of the first two are discretised Gaussians held as int8: a 16-bit word of a counter-based generator picks
 one of 65,536 equally likely quantiles of N(0, 30²), rounded to an integer. Their moments are those of a Gaussian up to
-that rounding: variance 900.08 (1/12 for the rounding, which the scale divides out), kurtosis 2.999, largest entry
+that rounding: variance 900.04 (which the scale divides out), kurtosis 2.999, largest entry
 4.2 standard deviations. Sums of integers have no rounding, so a field has the same bits whatever the batch, the tile,
 the number of threads or the machine.
 """
@@ -146,7 +146,7 @@ class StreamedMedium(Medium):
                 block = part[:, first : min(first + depth, self.n_features)].float()
                 for digit, worth in zip(digits, weights, strict=True):
                     total += worth * (digit[:, first : first + depth] @ block)
-            out[:, :, rows] = (total * self.scale).float()
+            out[:, :, rows] = total.float() * self.scale
         return out
 
     def _binary_field(self, indices: np.ndarray, start: int, stop: int, parts: int) -> Tensor:

@@ -226,10 +226,16 @@ class OPU(ABC):
 
     def state(self) -> Tensor:
         """Identity, ledger, random streams and calibration as one uint8 tensor, for checkpoints."""
-        streams = {k: bytes(g.get_state().tolist()).hex() for k, g in self._generators.items()}
-        record = {"identity": self.identity, "frames": self._frames, "retries": self._retries, "generators": streams}
+        record = {
+            "identity": self.identity,
+            "frames": self._frames,
+            "retries": self._retries,
+            "noise_seed": self._noise_seed,
+        }
+        arrays = {f"calibration/{name}": array for name, array in self._calibration_arrays().items()}
+        arrays |= {f"generator/{device}": stream.get_state().numpy() for device, stream in self._generators.items()}
         packed = io.BytesIO()
-        arrays = self._calibration_arrays() | {"record": np.array(json.dumps(record))}
+        arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
         np.savez(packed, **arrays)  # type: ignore[arg-type]
         return torch.frombuffer(bytearray(packed.getvalue()), dtype=torch.uint8)
 
@@ -239,19 +245,23 @@ class OPU(ABC):
         Raises:
             DeviceFault: the state belongs to a device with another matrix.
         """
-        with np.load(io.BytesIO(bytes(state.tolist())), allow_pickle=False) as packed:
+        with np.load(io.BytesIO(state.cpu().numpy().tobytes()), allow_pickle=False) as packed:
             arrays = dict(packed)
-        record = json.loads(str(arrays.pop("record")))
+        record = json.loads(arrays.pop("record").tobytes().decode())
         if record["identity"] != self.identity:
             raise DeviceFault(
                 f"this state was saved from the device [{record['identity']}], but the open device is "
                 f"[{self.identity}]: another matrix would undo the training. Open the device it names."
             )
-        self._frames, self._retries = record["frames"], record["retries"]
-        for key, saved in record["generators"].items():
-            stream = torch.tensor(list(bytes.fromhex(saved)), dtype=torch.uint8)
-            self.generator(torch.device(key)).set_state(stream)
-        self._load_calibration_arrays(arrays)
+        self._frames, self._retries, self._noise_seed = record["frames"], record["retries"], record["noise_seed"]
+        self._generators.clear()
+        groups: dict[str, dict[str, np.ndarray]] = {"calibration": {}, "generator": {}}
+        for name, array in arrays.items():
+            group, _, key = name.partition("/")
+            groups[group][key] = array
+        for device, stream in groups["generator"].items():
+            self.generator(torch.device(device)).set_state(torch.from_numpy(stream))
+        self._load_calibration_arrays(groups["calibration"])
 
     def _calibration_arrays(self) -> dict[str, np.ndarray]:
         """What a calibration has measured, by name."""
@@ -259,6 +269,14 @@ class OPU(ABC):
 
     def _load_calibration_arrays(self, arrays: dict[str, np.ndarray]) -> None:  # noqa: B027
         """Use the arrays of `_calibration_arrays`."""
+
+    def _arguments(self) -> dict[str, object]:
+        """What the constructor must be given to open this device again."""
+        raise DeviceUnavailable(f"a {type(self).__name__} cannot be opened again from a pickle; keep it open instead")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled without its matrix: opened again where it is read, with the same ledger, noise and calibration."""
+        return _open_again, (type(self), self._arguments(), self.state().numpy().tobytes())
 
     def close(self) -> None:  # noqa: B027
         """Release the device; closing twice is harmless."""
@@ -287,6 +305,12 @@ class OPU(ABC):
                 _log.warning("transient device fault, asking again in %.2f s: %s", wait, fault)
                 time.sleep(wait)
         raise AssertionError("unreachable")
+
+
+def _open_again(kind: type[OPU], arguments: dict[str, object], state: bytes) -> OPU:
+    opu = kind(**arguments)  # type: ignore[arg-type]
+    opu.load_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return opu
 
 
 def _encoded(rows: Tensor, generator: torch.Generator) -> Patterns:

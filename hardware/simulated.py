@@ -86,7 +86,7 @@ class SimulatedOPU(OPU):
         self._check_instrument(holography.pixels_per_output if holography else 1)
         self._optics = Optics(self.n_features, self.n_pixels, seed, self.preset, medium)
         self.seed = self._optics.medium.seed
-        self._noise, self._fixed = Noise(self._noise_seed), self._optics.fixed
+        self._fixed = self._optics.fixed
         self._calibration = calibration
         if calibration is not None:
             calibration.check(self.identity, self.n_components)
@@ -117,6 +117,10 @@ class SimulatedOPU(OPU):
     @property
     def largest_count(self) -> int:  # type: ignore[override]
         return self.preset.camera.levels
+
+    @property
+    def _noise(self) -> Noise:
+        return Noise(self._noise_seed)
 
     @property
     def _laser(self) -> float:
@@ -195,6 +199,7 @@ class SimulatedOPU(OPU):
 
     def ideal(self, x: Tensor) -> Tensor:
         """Re(R)x exactly, R as it was when the device was last calibrated: the truth that `fidelity` compares with."""
+        self._settle()
         return self._exact(x, self._reference_frames(len(x)), phase=True)
 
     def _anchored(self, frames: Frames, start: int, stop: int, device: torch.device) -> Anchored | None:
@@ -206,6 +211,7 @@ class SimulatedOPU(OPU):
 
     def speckle(self, x: Tensor) -> Tensor:
         """The ideal field Rx of the outputs, `(2, batch, n_components)`: what `ideal` is the real part of."""
+        self._settle()
         out = torch.empty(2, len(x), self.n_components, device=x.device)
         frames = self._reference_frames(len(x))
         for rows, light, start, stop in self._optics.pieces(x):
@@ -216,6 +222,7 @@ class SimulatedOPU(OPU):
 
     def speckle_adjoint(self, g: Tensor) -> Tensor:
         """The derivative of `speckle`: `(2, batch, n_components)` to `(batch, n_features)`."""
+        self._settle()
         pixels = torch.arange(self.n_components)
         if self._calibration is not None:
             pixels = torch.from_numpy(self._calibration.pixels)
@@ -248,10 +255,16 @@ class SimulatedOPU(OPU):
             chance = self._noise.uniform("faults", Frames(self._asked, 1), 0, 1, torch.device("cpu")).item()
             if chance < faults.transient:
                 raise TransientFault("injected: the trigger was missed")
-        if self._calibration is None and (self.preset.spare or isinstance(self.preset.holography, Anchor)):
-            self.calibrate()
+        if self._settle():
             return self._frames
         return first_frame
+
+    def _settle(self) -> bool:
+        """Calibrate if that must be done before anything else; whether it was."""
+        if self._calibration is not None or not (self.preset.spare or isinstance(self.preset.holography, Anchor)):
+            return False
+        self.calibrate()
+        return True
 
     def calibrate(self) -> Calibration:
         """Measure exposure, scale, bad pixels and the anchor anew, and use them from now on.
@@ -313,6 +326,16 @@ class SimulatedOPU(OPU):
         chosen = ("exposure", "beam_radius", "medium_time", "spare", "n_mirrors", "n_pixels")
         entries |= {name: getattr(self.preset, name) for name in chosen}
         return super().describe() | entries
+
+    def _arguments(self) -> dict[str, object]:
+        return {
+            "n_features": self.n_features,
+            "n_components": self.n_components,
+            "seed": self.seed,
+            "noise_seed": self._noise_seed,
+            "preset": self.preset if self.preset_name == "custom" else self.preset_name,
+            "medium": self._optics.medium.kind,
+        }
 
     def _calibration_arrays(self) -> dict[str, np.ndarray]:
         return self._calibration.arrays() if self._calibration else {}

@@ -16,7 +16,8 @@ class StructuredMedium(Medium):
 
     The input is padded to N, a power of two from 64; every N outputs are a block with phases of its own. D₁ turns by
     0 or a half, D₂ and D₃ by any of the four quarters, so that E[R²] = 0 as for a circular Gaussian. Entries are sums
-    of N random phases: Gaussian to O(1/N). Within a block the rows are orthogonal up to the padding.
+    of N random phases: Gaussian to O(1/N); products of intensities have N/(N + 1) of a Gaussian medium's mean. Within
+    a block the rows are orthogonal up to the padding.
     Source: Choromanski, Rowland, Weller, "The unreasonable effectiveness of structured random orthogonal embeddings",
     NeurIPS 2017 (arXiv 1703.00864), where three factors are enough.
 
@@ -107,10 +108,14 @@ def walsh_hadamard(x: Tensor) -> Tensor:
         rows = x.float().clone(memory_format=torch.contiguous_format)
         kernels.walsh_hadamard_rows(rows.view(-1, n).numpy())
         return rows
-    h = 1
+    return plain_walsh_hadamard(x)
+
+
+def plain_walsh_hadamard(x: Tensor) -> Tensor:
+    """`walsh_hadamard` in torch operations, for devices other than the CPU: the same sums in the same order."""
+    n, h = x.shape[-1], 1
     while h < n:
-        pairs = x.reshape(*x.shape[:-1], n // (2 * h), 2, h)
-        a, b = pairs.unbind(-2)
+        a, b = x.reshape(*x.shape[:-1], n // (2 * h), 2, h).unbind(-2)
         x = torch.stack((a + b, a - b), dim=-2).reshape(x.shape)
         h *= 2
     return x

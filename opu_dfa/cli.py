@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ usage: opu-dfa <verb> [group=choice] [key=value] ...
 
 verbs
   train      train a model by direct feedback alignment, beside backprop and frozen blocks
+  device     info | calibrate | fidelity | serve | bench: look at an optical device, or offer it to others
 
   opu-dfa train                       the default: a small GPT on Python's documentation, no network, no device
   opu-dfa train steps=20              a short run
@@ -26,6 +28,10 @@ verbs
   opu-dfa train feedback=gaussian     a digital random matrix in place of the device
   opu-dfa train resume=RUN            continue an interrupted run
   opu-dfa train --cfg job             show every setting
+  opu-dfa device info                 what the simulated device is; opu=auto, lighton or remote for another
+  opu-dfa device fidelity opu.preset=anchor
+                                      how faithful it is, as numbers and a figure
+  opu-dfa device serve                offer it on a local socket: opu=remote in any other run
 """
 
 
@@ -61,9 +67,42 @@ def train(overrides: list[str]) -> int:
                     + " ".join(word for word in overrides if not word.startswith("resume="))
                 )
             return _resume(resumed[-1], console)
-        return _hydra(overrides, config_folder(), console)
+        return _hydra("train", "train", overrides, config_folder(), partial(_train_composed, console))
     except UserError as error:
         return _fail(str(error))
+
+
+def device(words: list[str]) -> int:
+    """`opu-dfa device ACTION`."""
+    from rich.console import Console
+
+    from opu_dfa.config import config_folder
+    from opu_dfa.device import ACTIONS
+    from opu_dfa.errors import UserError
+
+    action = words[0] if words else "nothing"
+    if action not in ACTIONS:
+        return _fail(f"opu-dfa device does {', '.join(ACTIONS)}; got {action}. See opu-dfa --help.")
+    console = Console()
+    try:
+        run = partial(_device, action, console)
+        return _hydra(f"device {action}", "device", words[1:], config_folder(), run)
+    except UserError as error:
+        return _fail(str(error))
+
+
+def _device(action: str, console: Console, config: dict[str, Any], folder: Path) -> int:
+    from hardware import DeviceError
+    from opu_dfa.device import run_device
+    from opu_dfa.errors import UserError
+
+    _log_to(console)
+    try:
+        run_device(action, config, folder, console)
+    except (UserError, DeviceError) as error:
+        return _fail(str(error))
+    print(_shown(folder))
+    return 0
 
 
 def _resume(where: str, console: Console) -> int:
@@ -87,8 +126,16 @@ def _resume(where: str, console: Console) -> int:
     return _train(config, checkpoint.parent, console, checkpoint)
 
 
-def _hydra(overrides: list[str], folder: Path, console: Console) -> int:
-    """Compose the configuration and run; Hydra handles multirun, launchers and --cfg."""
+def _train_composed(console: Console, config: dict[str, Any], folder: Path) -> int:
+    if config["task"].get("text"):  # a run may be resumed from another folder
+        config["task"]["text"] = str(Path(str(config["task"]["text"])).expanduser().absolute())
+    return _train(config, folder, console)
+
+
+def _hydra(
+    words: str, name: str, overrides: list[str], folder: Path, run: Callable[[dict[str, Any], Path], int]
+) -> int:
+    """Compose the configuration `name` and run; Hydra handles multirun, launchers and --cfg."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -101,20 +148,18 @@ def _hydra(overrides: list[str], folder: Path, console: Console) -> int:
 
     def job(config: DictConfig) -> None:
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        if plain["task"].get("text"):  # a run may be resumed from another folder
-            plain["task"]["text"] = str(Path(str(plain["task"]["text"])).expanduser().absolute())
-        codes.append(_train(plain, Path(HydraConfig.get().runtime.output_dir), console))
+        codes.append(run(plain, Path(HydraConfig.get().runtime.output_dir)))
         if codes[-1] == 130:  # an interruption ends a sweep too
             raise SystemExit(130)
 
     ours = "HYDRA_FULL_ERROR" not in os.environ
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print and exit on
     program = sys.argv
-    sys.argv = ["opu-dfa train", *overrides]
+    sys.argv = [f"opu-dfa {words}", *overrides]
     try:
-        hydra.main(version_base="1.3", config_path=str(folder), config_name="train")(job)()
+        hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_composition_message(error, overrides, folder)) from error
+        raise ConfigError(_composition_message(error, words, name, overrides, folder)) from error
     except OSError as error:
         from opu_dfa.training.checkpoint import cannot_write
 
@@ -128,15 +173,12 @@ def _hydra(overrides: list[str], folder: Path, console: Console) -> int:
 
 def _train(config: dict[str, object], folder: Path, console: Console, checkpoint: Path | None = None) -> int:
     """One run; prints its folder as the last line."""
-    from rich.logging import RichHandler
-
     from hardware import DeviceError
     from opu_dfa.errors import RunFolderError, UserError
     from opu_dfa.training.run import CHECKPOINT, Interrupted, run_training
 
-    handler = RichHandler(console=console, show_path=False, show_time=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-    shown = Path(os.path.relpath(folder)) if folder.is_relative_to(Path.cwd()) else folder
+    _log_to(console)
+    shown = _shown(folder)
     try:
         run_training(config, folder, console, checkpoint)
     except Interrupted as stopped:
@@ -149,25 +191,25 @@ def _train(config: dict[str, object], folder: Path, console: Console, checkpoint
     return 0
 
 
-def _composition_message(error: Exception, overrides: list[str], folder: Path) -> str:
+def _composition_message(error: Exception, words: str, name: str, overrides: list[str], folder: Path) -> str:
     """Hydra's complaint as one paragraph, with the nearest setting that exists."""
-    shown = "`opu-dfa train --cfg job` shows every setting."
+    shown = f"`opu-dfa {words} --cfg job` shows every setting."
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown:
-        near = difflib.get_close_matches(unknown[1], _known_settings(folder), n=1)
+        near = difflib.get_close_matches(unknown[1], _known_settings(folder, name), n=1)
         return f"there is no setting {unknown[1]!r}" + (f"; did you mean {near[0]}? " if near else ". ") + shown
     reason = " ".join(str(error).partition("Config search path")[0].split())
     return f"the settings {' '.join(overrides)} do not fit: {reason}. {shown}"
 
 
-def _known_settings(folder: Path) -> list[str]:
+def _known_settings(folder: Path, name: str) -> list[str]:
     """The dotted names of all settings of the default run."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose("train")
+        config = compose(name)
 
     def names(section: Any, prefix: str) -> Iterator[str]:
         for key in section:
@@ -178,12 +220,24 @@ def _known_settings(folder: Path) -> list[str]:
     return list(names(config, ""))
 
 
+def _log_to(console: Console) -> None:
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=console, show_path=False, show_time=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+
+
+def _shown(path: Path) -> Path:
+    """The path as a person here would type it."""
+    return Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+
+
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"train": train}
+VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "device": device}
 
 if __name__ == "__main__":
     main()

@@ -38,6 +38,10 @@ def imported(path: Path) -> set[str]:
     [
         ("hardware", ["opu_dfa"]),
         ("opu_dfa/dfa", ["opu_dfa.models", "opu_dfa.tasks", "opu_dfa.training", "opu_dfa.cli"]),
+        (
+            "opu_dfa/features",
+            [f"opu_dfa.{p}" for p in ("dfa", "models", "tasks", "training", "cli", "config", "seeds")],
+        ),
         ("opu_dfa/models", ["opu_dfa.tasks", "opu_dfa.training", "opu_dfa.cli"]),
         ("opu_dfa/tasks", ["opu_dfa.training", "opu_dfa.cli"]),
         ("opu_dfa/training", ["opu_dfa.cli"]),

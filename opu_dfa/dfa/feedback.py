@@ -135,8 +135,7 @@ class OpticalFeedback(Feedback):
         self.encoding = StochasticTernary() if encoding is None else encoding
 
     def project(self, error: Tensor) -> Tensor:
-        patterns = self.encoding(error, self.opu.generator(error.device))
-        return patterns.decode(torch.stack([self.opu.linear_transform(bits) for bits in patterns.bits]))
+        return self.opu.linear_transform(error, self.encoding)
 
     def columns(self, repeats: int = 8) -> Tensor:
         """B measured with one-hot inputs, the mean of `repeats` showings; the device counts their frames."""

@@ -7,12 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hardware import OPU, Encoding, StochasticTernary, ThresholdTernary, open_opu
+from hardware import OPU, Encoding, StochasticTernary, ThresholdTernary
 from opu_dfa.config import NonNegative, parse, settings
 from opu_dfa.dfa import Feedback, GaussianFeedback, OpticalFeedback
 from opu_dfa.dfa.engine import resolve_blocks
 from opu_dfa.errors import ConfigError
 from opu_dfa.models import GPTSettings
+from opu_dfa.opening import open_device
 from opu_dfa.tasks.text import TextTask
 from opu_dfa.training.settings import TrainSettings
 
@@ -105,5 +106,4 @@ class Operator:
         encoding = ENCODINGS[chosen.encoding] if chosen.encoding else None
         if chosen.name == "gaussian":
             return GaussianFeedback(n_features, n_components, chosen.layout, seed, encoding)
-        opu = open_opu(run.opu.kind, n_features=n_features, n_components=n_components, seed=seed, preset=run.opu.preset)
-        return OpticalFeedback(opu, chosen.layout, encoding)
+        return OpticalFeedback(open_device(run.opu, n_features, n_components, run.seed), chosen.layout, encoding)

@@ -8,6 +8,7 @@ import torch
 
 from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, Seed, settings
 from opu_dfa.errors import ConfigError
+from opu_dfa.opening import OPUSettings
 
 Method = Literal["dfa", "bp", "frozen"]
 
@@ -35,15 +36,6 @@ class OptimizerSettings:
     warmup: BelowOne
     final: BelowOne
     clip_norm: NonNegative
-
-
-@settings
-class OPUSettings:
-    """Which device carries the feedback; seed None takes the run's seed."""
-
-    kind: Literal["auto", "simulated", "lighton"]
-    preset: str
-    seed: Seed | None
 
 
 @settings
