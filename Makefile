@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow setup lint bench-dfa results clean help
+.PHONY: train test test-slow setup lint bench-dfa bench-device fidelity results clean help
 
 help:
 	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
 	@echo "make test       lint, type-check and test"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench-dfa  CPU time of a DFA step against a backprop step"
+	@echo "make bench-device  the simulated device against lightonml's and this machine's limits: docs/bench-device.md"
+	@echo "make fidelity   how faithful each simulated device is: docs/device-fidelity.md"
 	@echo "make results    three seeds of the default run and of its variants: docs/results.md and its figures"
 
 train: $(VENV)/.ready
@@ -29,6 +31,12 @@ lint: $(VENV)/.ready
 
 bench-dfa: $(VENV)/.ready
 	$(BIN)/python scripts/bench/dfa_step.py
+
+bench-device: $(VENV)/.ready
+	$(BIN)/python scripts/bench/device.py
+
+fidelity: $(VENV)/.ready
+	$(BIN)/python scripts/fidelity.py
 
 results: $(VENV)/.ready
 	$(BIN)/python scripts/results.py
