@@ -16,7 +16,8 @@ from hardware.randomness import Frames, Noise
 from hardware.structured import StructuredMedium
 
 MEDIA: dict[str, type[Medium]] = {m.kind: m for m in (DenseMedium, StreamedMedium, StructuredMedium)}
-_AT_ONCE = 2**20  # field entries simulated at a time
+_AT_ONCE = 2**17  # field entries simulated at a time by each thread
+_ROWS_AT_ONCE = 1024
 
 
 class Optics:
@@ -41,8 +42,9 @@ class Optics:
 
     def pieces(self, x: Tensor) -> Iterator[tuple[slice, Tensor | Packed, int, int]]:
         """Rows and pixels, as many at a time as memory is worth: rows, their light, first and last pixel."""
-        n_rows = max(1, min(len(x), _AT_ONCE // self._unit))
-        width = max(1, _AT_ONCE // n_rows // self._unit) * self._unit
+        at_once = _AT_ONCE * torch.get_num_threads()
+        n_rows = max(1, min(len(x), _ROWS_AT_ONCE, at_once // self._unit))
+        width = max(1, at_once // n_rows // self._unit) * self._unit
         for first in range(0, len(x), n_rows):
             rows = slice(first, min(first + n_rows, len(x)))
             light = self.medium.prepare(self._lit(x[rows]))
