@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from hardware.errors import DeviceFault, DeviceInputError
+from hardware.holography import Anchor
+from hardware.optics import Optics
+from hardware.presets import Preset
+from hardware.randomness import Frames, Noise
 
 if TYPE_CHECKING:
     from hardware.opu import OPU
@@ -125,6 +129,56 @@ def good_pixels(
             "open the device with fewer components, or with more spare pixels in its preset"
         )
     return pixels[:n_components].astype(np.int64)
+
+
+def measure(
+    optics: Optics, preset: Preset, noise: Noise, frame: int, identity: str, n_components: int
+) -> tuple[Calibration, int]:
+    """Calibrate a simulated instrument from its frames alone; `frame` is the first. With the number of frames taken.
+
+    8 frames without light show hot pixels, 32 of random half-on patterns dead ones and the laser's power, 16 of the
+    anchor alone, where there is one, its intensity.
+
+    Raises:
+        DeviceFault: too few good pixels for n_components.
+    """
+    anchored = preset.holography if isinstance(preset.holography, Anchor) else None
+    n_dark, n_bright, n_anchor = 8, 32, 16 if anchored else 0
+    draw = torch.Generator().manual_seed(optics.fixed.key("probes") >> 1)
+    probes = torch.randint(0, 2, (n_bright, optics.medium.n_features), generator=draw, dtype=torch.uint8)
+    camera, cpu = preset.camera, torch.device("cpu")
+    dark, bright, peak, anchor = (np.zeros(optics.n_pixels, np.float32) for _ in range(4))
+    shots = Frames(frame, n_dark), Frames(frame + n_dark, n_bright), Frames(frame + n_dark + n_bright, n_anchor)
+
+    def expose(light: Tensor, full_scale: float, frames: Frames, start: int) -> Tensor:
+        """Signals as fractions of full scale."""
+        return camera.expose(light, full_scale, noise, optics.fixed, frames, start) / camera.levels
+
+    for rows, light, start, stop in optics.pieces(probes):
+        pixels = slice(start, stop)
+        part = shots[1].part(rows.start, rows.stop)
+        seen = expose(optics.field(light, part, start, stop).square().sum(dim=0), preset.exposure, part, start)
+        bright[pixels] += seen.sum(dim=0).numpy() / n_bright
+        peak[pixels] = np.maximum(peak[pixels], seen.amax(dim=0).numpy())
+        if rows.start:
+            continue
+        dark[pixels] = expose(torch.zeros(n_dark, stop - start), preset.exposure, shots[0], start).mean(dim=0).numpy()
+        if anchored:
+            full_scale = anchored.headroom * anchored.brightness
+            alone = optics.anchor_field(shots[2], start, stop, cpu).square().sum(dim=0).expand(n_anchor, -1)
+            anchor[pixels] = expose(alone, full_scale, shots[2], start).mean(dim=0).numpy() * full_scale
+    good = good_pixels(dark, peak, anchor, anchored.weakest if anchored else None, n_components)
+    expected = 2 * probes.float().sum(dim=1).mean().item() / optics.medium.n_features
+    laser = float(bright[good].mean()) * preset.exposure / expected
+    calibration = Calibration(
+        identity=identity,
+        frame=frame,
+        laser=laser,
+        pixels=good,
+        n_pixels=optics.n_pixels,
+        anchor=anchor / np.float32(laser) if anchored else np.zeros(0, np.float32),
+    )
+    return calibration, n_dark + n_bright + n_anchor
 
 
 @dataclass(frozen=True)

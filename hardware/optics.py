@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator
 
 import torch
@@ -40,6 +41,16 @@ class Optics:
         line = preset.holography.line if preset.holography else 1
         self._unit = math.ceil(self.medium.tile / line) * line
 
+    @property
+    def identity(self) -> str:
+        """What an instrument does to the matrix beyond its medium, as a suffix: nothing for the plain ones."""
+        preset, camera = self._preset, self._preset.camera
+        anchor = preset.holography if isinstance(preset.holography, Anchor) else None
+        changes = (camera.grain, camera.dead, camera.hot, preset.beam_radius, preset.medium_time, anchor)
+        if changes == (0, 0, 0, math.inf, math.inf, None):
+            return ""
+        return f", optics {zlib.crc32(repr(changes).encode()):08x}"
+
     def pieces(self, x: Tensor) -> Iterator[tuple[slice, Tensor | Packed, int, int]]:
         """Rows and pixels, as many at a time as memory is worth: rows, their light, first and last pixel."""
         at_once = _AT_ONCE * torch.get_num_threads()
@@ -56,8 +67,8 @@ class Optics:
         beyond = stop + len(self._weights) - 1
         field = self.medium.field(light, start, beyond, parts)
         if self._later is not None:
-            angle = self._turn(frames, start, beyond, field.device)
-            field = field * angle.cos() + self._later.field(light, start, beyond, parts) * angle.sin()
+            cosine, sine = self._turn(frames, start, beyond, field.device)
+            field = field * cosine + self._later.field(light, start, beyond, parts) * sine
         if self._mirrors is not None:
             field /= self._mirrors_rms
         return field if len(self._weights) == 1 else speckle_grain(field, self._weights)
@@ -71,10 +82,8 @@ class Optics:
         if self._later is None:
             x = self.medium.adjoint(spread, 0, width)
         else:
-            angle = self._turn(frames, 0, width, g.device)
-            x = self.medium.adjoint(spread * angle.cos(), 0, width) + self._later.adjoint(
-                spread * angle.sin(), 0, width
-            )
+            cosine, sine = self._turn(frames, 0, width, g.device)
+            x = self.medium.adjoint(spread * cosine, 0, width) + self._later.adjoint(spread * sine, 0, width)
         return x if self._mirrors is None else x * self._mirrors.to(x.device) / self._mirrors_rms
 
     def anchor_field(self, frames: Frames, start: int, stop: int, device: torch.device) -> Tensor:
@@ -85,8 +94,8 @@ class Optics:
         draw = self.fixed.normal("anchor", Frames(0, 4), start, beyond - start, device) * (anchor.brightness / 2) ** 0.5
         now = torch.stack((torch.hypot(draw[0], draw[1]), torch.zeros_like(draw[0])))[:, None]
         if self._later is not None:
-            angle = self._turn(frames, start, beyond, device)
-            now = now * angle.cos() + draw[2:, None] * angle.sin()
+            cosine, sine = self._turn(frames, start, beyond, device)
+            now = now * cosine + draw[2:, None] * sine
         return speckle_grain(now, self._weights)
 
     def _lit(self, x: Tensor) -> Tensor:
@@ -96,12 +105,13 @@ class Optics:
         self._mirrors = self._mirrors.to(x.device)
         return x * self._mirrors if x.is_floating_point() else x.to(torch.int8) * self._mirrors
 
-    def _turn(self, frames: Frames, start: int, stop: int, device: torch.device) -> Tensor:
-        """How far each pixel's row of R has turned into the later medium's, radians `(batch, pixels)`.
+    def _turn(self, frames: Frames, start: int, stop: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of how far each pixel's row of R has turned into the later medium's, `(batch, pixels)`.
 
         Row j of R at frame t is cos(ω_j t) R_j + sin(ω_j t) R'_j, with ω_j Cauchy distributed of width 1/medium_time:
         averaged over pixels, R(s) and R(t) correlate as exp(-|t - s| / medium_time), whenever they are compared.
         """
         draw = self.fixed.uniform("drift", Frames(0, 1), start, stop - start, device).double()
         rate = torch.tan(math.pi * (draw - 0.5)) / self._preset.medium_time
-        return (frames.numbers(device)[:, None] * rate).float()
+        angle = frames.numbers(device)[:, None] * rate  # float64: rounded, cosines do not depend on the batch
+        return angle.cos().float(), angle.sin().float()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -83,6 +84,7 @@ class OPU(ABC):
         self._retries = 0
         self._noise_seed = int(noise_seed)
         self._generators: dict[str, torch.Generator] = {}
+        self._one_at_a_time = threading.RLock()  # threads may share a device: it has one camera
 
     @property
     @abstractmethod
@@ -133,8 +135,9 @@ class OPU(ABC):
             DeviceFault: the device fails and goes on failing.
         """
         patterns = binary_patterns(checked_rows(x, self.n_features))
-        counts = self._measure(lambda: self._counts(patterns, self._frames))
-        self._frames += len(patterns)
+        with self._one_at_a_time:
+            counts = self._measure(lambda: self._counts(patterns, self._frames))
+            self._frames += len(patterns)
         return like(x, counts)
 
     def linear_transform(self, x: Array, encoding: Encoding | None = None) -> Array:
@@ -156,14 +159,15 @@ class OPU(ABC):
             DeviceFault: the device fails and goes on failing.
         """
         rows = checked_rows(x, self.n_features)
-        generator = self.generator(rows.device)
-        before = generator.get_state()
-        encoded = encoding(rows.float(), generator) if encoding else _encoded(rows, generator)
-        try:
-            return like(x, self._project(encoded))
-        except DeviceFault:
-            generator.set_state(before)  # what is asked again is shown again with the same dither
-            raise
+        with self._one_at_a_time:
+            generator = self.generator(rows.device)
+            before = generator.get_state()
+            encoded = encoding(rows.float(), generator) if encoding else _encoded(rows, generator)
+            try:
+                return like(x, self._project(encoded))
+            except DeviceFault:
+                generator.set_state(before)  # what is asked again is shown again with the same dither
+                raise
 
     def _project(self, encoded: Patterns) -> Tensor:
         """Measure every pattern, a row's patterns one after the other, and add them up by their weights."""

@@ -51,6 +51,10 @@ class Preset:
         for name in ("exposure", "beam_radius", "medium_time", "frame_time", "power"):
             if not getattr(self, name) > 0:
                 raise DeviceInputError(f"{name} must be positive, got {getattr(self, name)}")
+        if isinstance(self.holography, OffAxis) and self.camera.dead + self.camera.hot > 0:
+            raise DeviceInputError(
+                "off-axis holography spreads a bad pixel over its line, which no mask mends: set dead and hot to 0"
+            )
         if not 0 <= self.spare < math.inf:
             raise DeviceInputError(f"spare is a fraction of at least 0, got {self.spare}")
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardware.calibration import Calibration, good_pixels
+from hardware.calibration import Calibration, measure
 from hardware.checks import checked_rows, is_binary, like
 from hardware.encoding import BitPlanes, Encoding, n_levels
 from hardware.errors import DeviceInputError, TransientFault
@@ -18,8 +18,6 @@ from hardware.optics import MEDIA, Optics
 from hardware.opu import OPU, Array
 from hardware.presets import PRESETS, Preset
 from hardware.randomness import Frames, Noise
-
-_HALF_ON = 1.0  # E|E|² = 2 ‖x‖²/n_features, so a pattern with half its mirrors on has mean intensity 1
 
 
 class SimulatedOPU(OPU):
@@ -104,7 +102,8 @@ class SimulatedOPU(OPU):
 
     @property
     def identity(self) -> str:
-        return f"simulated {self._optics.medium.kind} medium, seed {self.seed}, {self.n_features} x {self.n_components}"
+        size = f"{self.n_features} x {self.n_components}"
+        return f"simulated {self._optics.medium.kind} medium, seed {self.seed}, {size}{self._optics.identity}"
 
     @property
     def frames_per_projection(self) -> int:
@@ -112,7 +111,7 @@ class SimulatedOPU(OPU):
 
     @property
     def intensity_per_count(self) -> float:
-        return self.preset.exposure * _HALF_ON / self.preset.camera.levels
+        return self.preset.exposure / self.preset.camera.levels
 
     @property
     def largest_count(self) -> int:  # type: ignore[override]
@@ -147,12 +146,12 @@ class SimulatedOPU(OPU):
         first_frame = self._ready(first_frame)
         frames = Frames(first_frame, len(patterns))
         camera = self.preset.camera
-        full_scale = self.preset.exposure * _HALF_ON * self._laser
+        full_scale = self.preset.exposure * self._laser
         kind = torch.uint8 if camera.bits <= 8 else torch.int32
         out = torch.empty(len(patterns), self.n_components, dtype=kind, device=patterns.device)
         for rows, x, start, stop in self._optics.pieces(patterns):
             part = frames.part(rows.start, rows.stop)
-            intensity = _intensity(self._optics.field(x, part, start, stop))
+            intensity = self._optics.field(x, part, start, stop).square_().sum(dim=0)
             counts = camera.expose(intensity, full_scale, self._noise, self._fixed, part, start)
             self._keep(out[rows], counts, start, stop)
         return out
@@ -215,7 +214,7 @@ class SimulatedOPU(OPU):
         out = torch.empty(2, len(x), self.n_components, device=x.device)
         frames = self._reference_frames(len(x))
         for rows, light, start, stop in self._optics.pieces(x):
-            field = self._optics.field(light, frames, start, stop)
+            field = self._optics.field(light, frames.part(rows.start, rows.stop), start, stop)
             for part in range(2):
                 self._keep(out[part, rows], field[part], start, stop)
         return out
@@ -276,44 +275,12 @@ class SimulatedOPU(OPU):
         Raises:
             DeviceFault: too few good pixels for n_components.
         """
-        n_dark, n_bright, n_anchor = 8, 32, 16 * isinstance(self.preset.holography, Anchor)
-        frame, device = self._frames, torch.device("cpu")
-        generator = torch.Generator().manual_seed(self._fixed.key("probes") >> 1)
-        probes = torch.randint(0, 2, (n_bright, self.n_features), generator=generator, dtype=torch.uint8)
-        nominal = self.preset.exposure * _HALF_ON
-        camera, noise, fixed = self.preset.camera, self._noise, self._fixed
-        dark, bright, peak, anchor = (np.zeros(self.n_pixels, np.float32) for _ in range(4))
-        for rows, x, start, stop in self._optics.pieces(probes):
-            pixels, width = slice(start, stop), stop - start
-            if rows.start == 0:
-                lights_off = torch.zeros(n_dark, width)
-                seen = camera.expose(lights_off, nominal, noise, fixed, Frames(frame, n_dark), start)
-                dark[pixels] = seen.mean(dim=0).numpy() / camera.levels
-            if rows.start == 0 and n_anchor:
-                shots = Frames(frame + n_dark + n_bright, n_anchor)
-                light = _intensity(self._optics.anchor_field(shots, start, stop, device)).expand(n_anchor, -1)
-                scale = self.preset.holography.headroom * self.preset.holography.brightness  # type: ignore[union-attr]
-                counts = camera.expose(light, scale, noise, fixed, shots, start)
-                anchor[pixels] = counts.mean(dim=0).numpy() * (scale / camera.levels)
-            part = Frames(frame + n_dark, n_bright).part(rows.start, rows.stop)
-            light = _intensity(self._optics.field(x, part, start, stop))
-            counts = camera.expose(light, nominal, noise, fixed, part, start)
-            bright[pixels] += counts.sum(dim=0).numpy() / n_bright
-            peak[pixels] = np.maximum(peak[pixels], counts.amax(dim=0).numpy())
-        weakest = self.preset.holography.weakest if isinstance(self.preset.holography, Anchor) else None
-        good = good_pixels(dark, peak, anchor, weakest, self.n_components)
-        expected = 2 * probes.float().sum(dim=1).mean().item() / self.n_features
-        laser = float(bright[good].mean()) * nominal / camera.levels / expected
-        self._frames += n_dark + n_bright + n_anchor
-        self._calibration = Calibration(
-            identity=self.identity,
-            frame=frame,
-            laser=laser,
-            pixels=good,
-            n_pixels=self.n_pixels,
-            anchor=anchor / np.float32(laser) if n_anchor else np.zeros(0, np.float32),
+        calibration, n_frames = measure(
+            self._optics, self.preset, self._noise, self._frames, self.identity, self.n_components
         )
-        return self._calibration
+        self._frames += n_frames
+        self._calibration = calibration
+        return calibration
 
     def describe(self) -> dict[str, object]:
         entries: dict[str, object] = {"preset": self.preset_name, "medium": self._optics.medium.kind, "seed": self.seed}
@@ -342,7 +309,3 @@ class SimulatedOPU(OPU):
 
     def _load_calibration_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self._calibration = Calibration.from_arrays(arrays) if arrays else None
-
-
-def _intensity(field: Tensor) -> Tensor:
-    return field[0].square_().add_(field[1].square_())

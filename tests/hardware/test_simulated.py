@@ -1,6 +1,7 @@
 """The simulated device against the physics it stands for, and against the contract."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hardware import BitPlanes, DeviceFault, DeviceInputError, SimulatedOPU, Usage
+from hardware import BitPlanes, Camera, DeviceFault, DeviceInputError, OffAxis, Preset, SimulatedOPU, Usage
 from hardware.optics import MEDIA
 
 
@@ -239,3 +240,44 @@ def test_every_array_of_zeros_and_ones_is_the_same_input(make):
     opu = SimulatedOPU(8, 5)
     assert np.array_equal(np.asarray(opu.transform(make(x))), opu.transform(x))
     assert np.array_equal(np.asarray(opu.linear_transform(make(x))), opu.linear_transform(x))
+
+
+def test_threads_share_a_device_and_its_ledger(patterns):
+    """Ten threads at once: every answer is right, and every frame counted."""
+    opu = SimulatedOPU(60, 40)
+    expected = {k: SimulatedOPU(60, 40).linear_transform(patterns(5, 60, seed=k)) for k in range(10)}
+    with ThreadPoolExecutor(10) as pool:
+        seen = list(pool.map(lambda k: opu.linear_transform(patterns(5, 60, seed=k)), range(10)))
+    assert all(torch.equal(seen[k], expected[k]) for k in range(10))
+    assert opu.usage.frames == 10 * 5 * 2
+
+
+def test_the_speckle_of_many_rows_is_that_of_each(patterns):
+    """Beyond the rows simulated at a time, with everything on that touches the field."""
+    opu = SimulatedOPU(20, 30, preset="appliance")
+    x = patterns(1_100, 20)
+    assert torch.equal(opu.speckle(x)[:, 1_090:], opu.speckle(x[1_090:]))
+    assert torch.allclose(opu.ideal(x), opu.speckle(x)[0], atol=1e-2)  # the anchor's phase has hardly turned
+
+
+@pytest.mark.parametrize("preset", ["ideal", "noisy-8bit", "off-axis", "anchor", "appliance", "flaky"])
+@pytest.mark.parametrize(("n", "m", "batch"), [(1, 1, 1), (1, 70, 3), (65, 1, 2), (1500, 3, 1)])
+def test_every_preset_takes_every_size(preset, n, m, batch, patterns):
+    opu = SimulatedOPU(n, m, preset=preset)
+    opu.backoff = 0
+    assert opu.transform(patterns(batch, n)).shape == (batch, m)
+    y = opu.linear_transform(patterns(batch, n) * 0.3 - 0.1)
+    assert y.shape == (batch, m)
+    assert torch.isfinite(y).all()
+
+
+def test_off_axis_holography_refuses_bad_pixels():
+    with pytest.raises(DeviceInputError, match="off-axis holography spreads a bad pixel over its line"):
+        Preset(camera=Camera(dead=0.01), holography=OffAxis())
+
+
+def test_what_changes_the_matrix_changes_the_identity():
+    names = ("ideal", "noisy-8bit", "off-axis", "anchor", "appliance")
+    identities = {name: SimulatedOPU(30, 20, preset=name).identity for name in names}
+    assert identities["ideal"] == identities["noisy-8bit"] == identities["off-axis"]
+    assert len(set(identities.values())) == 3
