@@ -62,7 +62,10 @@ def grain_weights(grain: float) -> list[float]:
 def speckle_grain(field: Tensor, weights: list[float]) -> Tensor:
     """Fields of neighbouring pixels mixed: `(..., width + len(weights) - 1)` -> `(..., width)`."""
     width = field.shape[-1] - len(weights) + 1
-    return torch.stack([w * field[..., k : k + width] for k, w in enumerate(weights)]).sum(dim=0)
+    total = weights[0] * field[..., :width]
+    for k, weight in enumerate(weights[1:], start=1):  # in this order: a reduction's may depend on the batch
+        total += weight * field[..., k : k + width]
+    return total
 
 
 def beam_profile(n_mirrors: int, radius: float) -> Tensor:
