@@ -1,5 +1,6 @@
 """A training run small enough for tests, in a process of its own or in this one."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,17 @@ def opu_dfa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return (0 if code is None else int(code)), printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def final():
+    """Everything a run's summary says that is not a time: final(folder)."""
+
+    def read(folder: Path) -> dict:
+        summary = json.loads((folder / "summary.json").read_text())
+        for result in summary["methods"].values():
+            for name in ("seconds", "cpu_seconds", "tokens_per_second"):
+                del result[name]
+        return summary
+
+    return read

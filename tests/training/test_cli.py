@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -216,7 +215,7 @@ def test_a_read_only_file_system_is_told(opu_dfa, small, tiny_disk):
     assert "Read-only file system" in complaint
 
 
-def test_a_full_disk_is_told_and_loses_nothing(opu_dfa, small, tiny_disk, tmp_path):
+def test_a_full_disk_is_told_and_loses_nothing(opu_dfa, small, tiny_disk, tmp_path, final):
     """The disk fills up during the run; with room again, it continues to the numbers of an undisturbed run."""
     folder = tiny_disk / "run"
     code, printed, _ = opu_dfa("train", *small)
@@ -243,11 +242,3 @@ def tiny_disk(tmp_path):
         pytest.skip("mounting a small file system needs root")
     yield place
     subprocess.run(["umount", str(place)], check=True)
-
-
-def final(folder: Path) -> dict:
-    summary = json.loads((folder / "summary.json").read_text())
-    return {
-        method: {k: v for k, v in result.items() if k not in ("seconds", "cpu_seconds", "tokens_per_second")}
-        for method, result in summary["methods"].items()
-    } | {"recovery": summary["recovery"], "device": summary["device"]}

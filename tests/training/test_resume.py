@@ -1,7 +1,6 @@
 """A run survives: killed, interrupted or damaged, it continues to the very numbers of an undisturbed one."""
 
 import errno
-import json
 import os
 import signal
 import time
@@ -13,15 +12,6 @@ from opu_dfa.training.checkpoint import save_tree
 from opu_dfa.training.metrics import read_metrics
 
 TIMES = ("seconds", "cpu_seconds", "tokens_per_second")
-
-
-def final(folder: Path) -> dict:
-    """Everything a run reports that is not a time."""
-    summary = json.loads((folder / "summary.json").read_text())
-    for result in summary["methods"].values():
-        for name in TIMES:
-            del result[name]
-    return summary
 
 
 def curve(folder: Path) -> list[dict]:
@@ -49,7 +39,9 @@ def undisturbed(opu_dfa, small, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("method", "step"), [("dfa", 1), ("dfa", 8), ("bp", 5)])
-def test_killed_at_any_step_it_resumes_to_the_same_numbers(opu_dfa, start, small, undisturbed, tmp_path, method, step):
+def test_killed_at_any_step_it_resumes_to_the_same_numbers(
+    opu_dfa, start, small, undisturbed, tmp_path, method, step, final
+):
     process = start("train", *small, "hydra.run.dir=killed")
     wait_for_record(tmp_path / "killed", method, step, process)
     process.send_signal(signal.SIGKILL)
@@ -76,7 +68,7 @@ def test_killed_at_any_step_it_resumes_to_the_same_numbers(opu_dfa, start, small
     ],
 )
 def test_any_configuration_stopped_at_any_save_resumes_to_the_same_numbers(
-    opu_dfa, small, tmp_path, monkeypatch, words, saves
+    opu_dfa, small, tmp_path, monkeypatch, words, saves, final
 ):
     """The process is stopped before its n-th write of a file: within a method, between two, or after the last."""
     words = [*small, *(["methods=[dfa,bp]"] if "methods" not in words[0] else []), *words]
@@ -98,7 +90,7 @@ def test_any_configuration_stopped_at_any_save_resumes_to_the_same_numbers(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_continue_and_does(opu_dfa, start, small, undisturbed, tmp_path, number):
+def test_an_interrupted_run_says_how_to_continue_and_does(opu_dfa, start, small, undisturbed, tmp_path, number, final):
     process = start("train", *small, "hydra.run.dir=stopped")
     wait_for_record(tmp_path / "stopped", "dfa", 4, process)
     process.send_signal(number)
@@ -117,7 +109,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(opu_dfa, smal
     assert curve(tmp_path / "other") != curve(undisturbed)
 
 
-def test_resuming_a_finished_run_shows_it_again(opu_dfa, undisturbed):
+def test_resuming_a_finished_run_shows_it_again(opu_dfa, undisturbed, final):
     before = final(undisturbed)
     code, printed, _ = opu_dfa("train", "resume=undisturbed")
     assert code == 0
@@ -130,7 +122,7 @@ def full_disk(*_):
 
 
 def test_a_truncated_checkpoint_is_told_and_the_one_before_continues(
-    opu_dfa, start, small, undisturbed, tmp_path, monkeypatch
+    opu_dfa, start, small, undisturbed, tmp_path, monkeypatch, final
 ):
     process = start("train", *small, "hydra.run.dir=cut")
     wait_for_record(tmp_path / "cut", "dfa", 8, process)
