@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,31 +31,39 @@ _FORMAT = 1
 class Calibration:
     """What `calibrate` measured, for one device.
 
-    identity: the device; frame: camera frames it had taken before; laser: power in units of the nominal, which the
-    exposure follows; pixels: the camera pixel of each output, ascending, `(n_components,)`; n_pixels: pixels looked at;
-    anchor: intensity of the anchor on every pixel, `(n_pixels,)`, empty without one. Of an appliance, whose units are
-    not known beforehand, laser is the counts that |Rx|² = 1 gives, and linear_scale what its linear outputs are
-    multiplied by to be Re(R)x.
+    identity: the device; frame, n_frames: the camera frame it began with and how many it took; gain: the power of the
+    laser in units of the nominal, which the exposure follows; pixels: the camera pixel of each output,
+    `(n_components,)`; n_pixels: pixels looked at; anchor: intensity of the anchor on every pixel, `(n_pixels,)`, empty
+    without one. Of an appliance, whose units are not known beforehand, gain is the counts that |Rx|² = 1 gives, and
+    linear_scale what its linear outputs are multiplied by to be Re(R)x.
     """
 
     identity: str
     frame: int
-    laser: float
+    gain: float
     pixels: np.ndarray
     n_pixels: int
     anchor: np.ndarray
     linear_scale: float = 1.0
+    n_frames: int = 0
 
     @property
     def masked(self) -> float:
         """Fraction of the pixels, up to the last one in use, that are bad."""
-        return 1 - len(self.pixels) / (int(self.pixels[-1]) + 1)
+        return 1 - len(self.pixels) / (int(self.pixels.max()) + 1)
 
-    def check(self, identity: str, n_components: int) -> None:
-        """Raise `DeviceInputError` unless this calibration is of that device."""
-        if self.identity != identity or len(self.pixels) != n_components:
+    def check(self, identity: str, n_components: int, n_pixels: int | None = None, anchored: bool = False) -> None:
+        """Raise `DeviceInputError` unless this calibration is of that device, and whole."""
+        if self.identity != identity:
             raise DeviceInputError(
                 f"this calibration is of [{self.identity}], but the device is [{identity}]; calibrate it"
+            )
+        pixels, anchor = self.pixels, (self.n_pixels,) if anchored else (0,)
+        whole = pixels.shape == (n_components,) and len(np.unique(pixels)) == n_components
+        inside = whole and pixels.min() >= 0 and pixels.max() < self.n_pixels
+        if not inside or n_pixels not in (None, self.n_pixels) or self.anchor.shape != anchor or not self.gain > 0:
+            raise DeviceInputError(
+                f"this calibration looked at {self.n_pixels} pixels of another camera, or is damaged; calibrate again"
             )
 
     def save(self, path: str | Path) -> None:
@@ -79,7 +89,7 @@ class Calibration:
             raise DeviceInputError(
                 f"there is no calibration at {path}; opu.calibrate().save(path) writes one"
             ) from error
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise DeviceInputError(f"{path} is not a calibration: {error}") from error
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -88,7 +98,8 @@ class Calibration:
             "format": _FORMAT,
             "identity": self.identity,
             "frame": self.frame,
-            "laser": self.laser,
+            "n_frames": self.n_frames,
+            "gain": self.gain,
             "n_pixels": self.n_pixels,
             "linear_scale": self.linear_scale,
         }
@@ -107,37 +118,41 @@ class Calibration:
         return Calibration(pixels=arrays["pixels"], anchor=arrays["anchor"], **facts)
 
 
-def good_pixels(
-    dark: np.ndarray, peak: np.ndarray, anchor: np.ndarray, weakest: float | None, n_components: int
-) -> np.ndarray:
-    """The first `n_components` pixels fit to use, ascending.
-
-    dark: mean signal without light, in units of full scale: hot above 0.1; peak: largest count under bright light:
-    dead at 0, for a speckle is dark once in hundreds but not every time; anchor: its mean intensity: weak below
-    `weakest` times the mean over good pixels, where there is an anchor.
+def good_pixels(fit: np.ndarray, n_components: int, before: np.ndarray | None = None) -> np.ndarray:
+    """A fit pixel for every output, `(n_components,)`: the one it had, while that is fit, else the next free one.
 
     Raises:
         DeviceFault: there are too few.
     """
-    good = (dark < 0.1) & (peak > 0)
-    if weakest is not None and good.any():
-        good &= anchor >= weakest * anchor[good].mean()
-    pixels = np.flatnonzero(good)
-    if len(pixels) < n_components:
+    pixels = np.full(n_components, -1, np.int64)
+    if before is not None:
+        pixels = np.where(fit[before], before, -1)
+    free = np.setdiff1d(np.flatnonzero(fit), pixels, assume_unique=False)
+    wanting = np.flatnonzero(pixels < 0)
+    if len(free) < len(wanting):
         raise DeviceFault(
-            f"only {len(pixels)} of {len(dark)} camera pixels are fit to use, {n_components} are needed: "
+            f"only {int(fit.sum())} of {len(fit)} camera pixels are fit to use, {n_components} are needed: "
             "open the device with fewer components, or with more spare pixels in its preset"
         )
-    return pixels[:n_components].astype(np.int64)
+    pixels[wanting] = free[: len(wanting)]
+    return pixels
 
 
 def measure(
-    optics: Optics, preset: Preset, noise: Noise, frame: int, identity: str, n_components: int
-) -> tuple[Calibration, int]:
-    """Calibrate a simulated instrument from its frames alone; `frame` is the first. With the number of frames taken.
+    optics: Optics,
+    preset: Preset,
+    noise: Noise,
+    frame: int,
+    identity: str,
+    n_components: int,
+    before: Calibration | None = None,
+) -> Calibration:
+    """Calibrate a simulated instrument from its frames alone, `frame` the first.
 
-    8 frames without light show hot pixels, 32 of random half-on patterns dead ones and the laser's power, 16 of the
-    anchor alone, where there is one, its intensity.
+    8 frames without light show hot pixels (a mean above 0.1 of full scale), 32 of random half-on patterns dead ones
+    (always 0) and the laser's power, 16 of the anchor alone, where there is one, its intensity: too weak below
+    `weakest` of its mean, or half of that for a pixel in use. Which pixels are fit is a property of the device: the
+    noise of the frames that decide it is drawn from the device's seed.
 
     Raises:
         DeviceFault: too few good pixels for n_components.
@@ -146,39 +161,50 @@ def measure(
     n_dark, n_bright, n_anchor = 8, 32, 16 if anchored else 0
     draw = torch.Generator().manual_seed(optics.fixed.key("probes") >> 1)
     probes = torch.randint(0, 2, (n_bright, optics.medium.n_features), generator=draw, dtype=torch.uint8)
+    probes[:, 0] = 1  # never all dark
     camera, cpu = preset.camera, torch.device("cpu")
-    dark, bright, peak, anchor = (np.zeros(optics.n_pixels, np.float32) for _ in range(4))
+    dark, peak, weak, anchor = (np.zeros(optics.n_pixels, np.float32) for _ in range(4))
+    total, count = 0.0, 0
     shots = Frames(frame, n_dark), Frames(frame + n_dark, n_bright), Frames(frame + n_dark + n_bright, n_anchor)
 
-    def expose(light: Tensor, full_scale: float, frames: Frames, start: int) -> Tensor:
+    def expose(light: Tensor, full_scale: float, frames: Frames, start: int, source: Noise) -> Tensor:
         """Signals as fractions of full scale."""
-        return camera.expose(light, full_scale, noise, optics.fixed, frames, start) / camera.levels
+        return camera.expose(light, full_scale, source, optics.fixed, frames, start) / camera.levels
 
     for rows, light, start, stop in optics.pieces(probes):
         pixels = slice(start, stop)
         part = shots[1].part(rows.start, rows.stop)
-        seen = expose(optics.field(light, part, start, stop).square().sum(dim=0), preset.exposure, part, start)
-        bright[pixels] += seen.sum(dim=0).numpy() / n_bright
+        speckle = optics.field(light, part, start, stop).square().sum(dim=0)
+        seen = expose(speckle, preset.exposure, part, start, optics.fixed)
         peak[pixels] = np.maximum(peak[pixels], seen.amax(dim=0).numpy())
-        if rows.start:
-            continue
-        dark[pixels] = expose(torch.zeros(n_dark, stop - start), preset.exposure, shots[0], start).mean(dim=0).numpy()
+        lights_off = torch.zeros(n_dark, stop - start)
+        dark[pixels] = expose(lights_off, preset.exposure, shots[0], start, optics.fixed).mean(dim=0).numpy()
+        sound = torch.from_numpy((dark[pixels] < 0.1) & (peak[pixels] > 0))
+        seen = expose(speckle, preset.exposure, part, start, noise)[:, sound]
+        total, count = total + seen.sum().item(), count + int((seen < 1).sum())
         if anchored:
             full_scale = anchored.headroom * anchored.brightness
             alone = optics.anchor_field(shots[2], start, stop, cpu).square().sum(dim=0).expand(n_anchor, -1)
-            anchor[pixels] = expose(alone, full_scale, shots[2], start).mean(dim=0).numpy() * full_scale
-    good = good_pixels(dark, peak, anchor, anchored.weakest if anchored else None, n_components)
+            weak[pixels] = expose(alone, full_scale, shots[2], start, optics.fixed).mean(dim=0).numpy() * full_scale
+            anchor[pixels] = expose(alone, full_scale, shots[2], start, noise).mean(dim=0).numpy() * full_scale
+    fit = (dark < 0.1) & (peak > 0)
+    if anchored:
+        needed = np.full(optics.n_pixels, anchored.weakest * anchored.brightness, np.float32)
+        if before is not None:
+            needed[before.pixels] /= 2
+        fit &= weak >= needed
     expected = 2 * probes.float().sum(dim=1).mean().item() / optics.medium.n_features
-    laser = float(bright[good].mean()) * preset.exposure / expected
-    calibration = Calibration(
+    # Sums of intensities over those not cut off: the mean of an exponential, however many are.
+    laser = total / max(1, count) * preset.exposure / expected
+    return Calibration(
         identity=identity,
         frame=frame,
-        laser=laser,
-        pixels=good,
+        n_frames=n_dark + n_bright + n_anchor,
+        gain=laser,
+        pixels=good_pixels(fit, n_components, before.pixels if before else None),
         n_pixels=optics.n_pixels,
         anchor=anchor / np.float32(laser) if anchored else np.zeros(0, np.float32),
     )
-    return calibration, n_dark + n_bright + n_anchor
 
 
 @dataclass(frozen=True)
@@ -237,13 +263,14 @@ class Fidelity:
 
 
 def fidelity(opu: OPU, n_probes: int = 64) -> Fidelity:
-    """Measure `Fidelity`; takes n_probes frames of `transform` and the frames of 3 n_probes linear projections.
+    """Measure `Fidelity`: n_probes rows of `transform`, and 2 n_probes of `linear_transform`, 4 where R is not known.
 
     Raises:
-        DeviceInputError: fewer than 2 probes, or a device of fewer than 2 mirrors.
+        DeviceInputError: fewer than 2 probes, mirrors or outputs.
     """
-    if n_probes < 2 or opu.n_features < 2:
-        raise DeviceInputError(f"fidelity takes 2 probes and 2 mirrors at least, got {n_probes} and {opu.n_features}")
+    for name, size in (("probes", n_probes), ("mirrors", opu.n_features), ("outputs", opu.n_components)):
+        if not isinstance(size, int) or size < 2:
+            raise DeviceInputError(f"fidelity takes 2 {name} at least, got {size}")
     draw = torch.Generator().manual_seed(0xF1DE)
     a = torch.randint(0, 2, (n_probes, opu.n_features), generator=draw, dtype=torch.uint8)
     a[a.sum(dim=1) == 0, 0] = 1

@@ -17,6 +17,8 @@ def checked_rows(x: np.ndarray | Tensor, n_features: int) -> Tensor:
     """
     if not isinstance(x, (np.ndarray, Tensor)):
         raise DeviceInputError(f"a device takes a NumPy array or a torch tensor, got {type(x).__name__}")
+    if isinstance(x, np.ma.MaskedArray):
+        raise DeviceInputError("a device has no use for a mask: fill the masked array first")
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "biuf":
             raise DeviceInputError(f"a device takes real numbers, got an array of dtype {x.dtype}")
@@ -24,6 +26,8 @@ def checked_rows(x: np.ndarray | Tensor, n_features: int) -> Tensor:
             x = np.array(x, dtype=x.dtype.newbyteorder("="))
         x = x.astype(np.float64) if x.dtype.itemsize > 8 else x
     rows = torch.as_tensor(x).detach()
+    if rows.layout != torch.strided or rows.is_quantized or rows.is_meta or "float8" in str(rows.dtype):
+        raise DeviceInputError(f"a device takes dense tensors of ordinary numbers, got {rows.layout}, {rows.dtype}")
     if rows.dtype in (torch.uint16, torch.uint32, torch.uint64):  # of which torch can do little
         rows = rows.double() if rows.dtype == torch.uint64 else rows.to(torch.int64)
     if rows.is_complex():

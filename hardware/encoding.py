@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hardware.errors import DeviceInputError
+
 
 @dataclass(frozen=True)
 class Patterns:
@@ -74,8 +76,8 @@ class StochasticTernary(Encoding):
         scale = _row_scale(signs.flatten(0, 1)).view(2, -1, 1)
         draw = torch.rand(signs.shape, generator=generator, device=x.device)
         bits = (draw * scale < signs).to(torch.uint8)
-        weights = scale[..., 0] * torch.tensor([[1.0], [-1.0]], device=x.device)
-        return Patterns(bits, weights)
+        worth = signs.amax(dim=2) * torch.tensor([[1.0], [-1.0]], device=x.device)  # nothing where a sign is absent
+        return Patterns(bits, worth)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class ThresholdTernary(Encoding):
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold is a fraction of a row's largest entry, in [0, 1); got {self.threshold}")
+            raise DeviceInputError(f"threshold is a fraction of a row's largest entry, in [0, 1); got {self.threshold}")
 
     @property
     def n_patterns(self) -> int:
@@ -113,8 +115,8 @@ class BitPlanes(Encoding):
     n_bits: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n_bits <= 16:
-            raise ValueError(f"n_bits must be between 1 and 16, got {self.n_bits}")
+        if not isinstance(self.n_bits, int) or not 1 <= self.n_bits <= 16:
+            raise DeviceInputError(f"n_bits must be an integer from 1 to 16, got {self.n_bits}")
 
     @property
     def n_patterns(self) -> int:
@@ -128,7 +130,7 @@ class BitPlanes(Encoding):
         planes = [(magnitude >> k) & 1 for k in range(self.n_bits)]
         bits = torch.stack([p * on for on in (x > 0, x < 0) for p in planes]).to(torch.uint8)
         worth = torch.tensor([sign * 2.0**k for sign in (1, -1) for k in range(self.n_bits)], device=x.device)
-        return Patterns(bits, worth[:, None] * scale.T / levels)
+        return Patterns(bits, worth[:, None] * x.abs().amax(dim=1) / levels)
 
 
 def n_levels(x: Tensor) -> int:
@@ -144,7 +146,7 @@ def exact_or_bit_planes(x: Tensor, generator: torch.Generator, n_bits: int = 8) 
     levels = n_levels(x)
     if levels == 0:
         return BitPlanes(n_bits)(x, generator)
-    scale = _row_scale(x.abs()).T
+    scale = x.abs().amax(dim=1)[None]  # nothing for a row of zeros
     if levels == 2:
         return Patterns((x > 0).to(torch.uint8)[None], scale)
     return Patterns(torch.stack((x > 0, x < 0)).to(torch.uint8), torch.cat((scale, -scale)))

@@ -115,7 +115,7 @@ class LightOnOPU(OPU):
 
     @property
     def intensity_per_count(self) -> float:
-        return 1 / self._calibrated().laser
+        return 1 / self._calibrated().gain
 
     @property
     def calibration(self) -> Calibration | None:
@@ -142,8 +142,8 @@ class LightOnOPU(OPU):
         probes = torch.randint(0, 2, (_N_PROBES, self.n_features), generator=generator, dtype=torch.uint8)
         counts, linear = self._camera(probes), self._ask("linear_transform", probes)
         bad = (counts.amax(dim=0) == counts.amin(dim=0)) | ~linear.isfinite().all(dim=0)
-        nothing = np.zeros(self._n_pixels, np.float32)
-        pixels = good_pixels(bad.float().numpy(), counts.amax(dim=0).numpy(), nothing, None, self.n_components)
+        before = self._calibration.pixels if self._calibration else None
+        pixels = good_pixels(~bad.numpy() & (counts.amax(dim=0) > 0).numpy(), self.n_components, before)
         counts, linear = counts[:, torch.from_numpy(pixels)], linear[:, torch.from_numpy(pixels)]
         expected = 2 * probes.sum(dim=1).double().mean().item() / self.n_features
         # The mean of an exponential cut off at full scale: the sum over the number that is not cut off.
@@ -156,7 +156,7 @@ class LightOnOPU(OPU):
         self._calibration = Calibration(
             identity=self.identity,
             frame=frame,
-            laser=level / expected,
+            gain=level / expected,
             pixels=pixels,
             n_pixels=self._n_pixels,
             anchor=np.zeros(0, np.float32),

@@ -49,6 +49,8 @@ def open_opu(
     (torch.uint8, Usage(frames=1, seconds=0.0005, joules=0.015, retries=0))
     """
     if kind.startswith("remote://"):
+        if calibration is not None:
+            raise DeviceInputError("a remote device is calibrated where it is served; leave calibration out")
         return RemoteOPU(kind, n_features, n_components, noise_seed or 0, token)
     if kind not in ("auto", "simulated", "lighton"):
         raise DeviceInputError(

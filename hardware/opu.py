@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -35,8 +36,10 @@ __all__ = ["OPU", "DeviceError", "DeviceFault", "DeviceInputError", "DeviceUnava
 _log = logging.getLogger(__name__)
 _NOISE_STREAM = 0x0B5E
 _LARGEST_SIZE = 2**31 - 1
+_LARGEST = 1e30  # of a real input: its projections stay within float32
 _AT_ONCE = 2**25  # projected numbers of one linear_transform held before decoding
 Array = TypeVar("Array", np.ndarray, Tensor)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class OPU(ABC):
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
             if not whole or not 1 <= value <= _LARGEST_SIZE:
                 raise DeviceInputError(f"{name} must be an integer from 1 to {_LARGEST_SIZE}, got {value!r}")
+        if isinstance(noise_seed, bool) or not isinstance(noise_seed, (int, np.integer)) or not 0 <= noise_seed < 2**63:
+            raise DeviceInputError(f"a seed is an integer from 0 to 2^63 - 1, got {noise_seed!r}")
         self.n_features = int(n_features)
         self.n_components = int(n_components)
         self.frame_time = frame_time
@@ -84,6 +89,7 @@ class OPU(ABC):
         self._retries = 0
         self._noise_seed = int(noise_seed)
         self._generators: dict[str, torch.Generator] = {}
+        self._saved_streams: dict[str, np.ndarray] = {}
         self._one_at_a_time = threading.RLock()  # threads may share a device: it has one camera
 
     @property
@@ -159,15 +165,29 @@ class OPU(ABC):
             DeviceFault: the device fails and goes on failing.
         """
         rows = checked_rows(x, self.n_features)
+        largest = rows.abs().amax().item() if rows.is_floating_point() else 0.0
+        if largest > _LARGEST:
+            raise DeviceInputError(
+                f"linear_transform computes in float32: entries must be below {_LARGEST:g}, got {largest:g}; rescale"
+            )
         with self._one_at_a_time:
             generator = self.generator(rows.device)
-            before = generator.get_state()
-            encoded = encoding(rows.float(), generator) if encoding else _encoded(rows, generator)
+            before, frames = generator.get_state(), self._frames
             try:
+                exact = self._measure(lambda: self._shown(rows)) if encoding is None else None
+                if exact is not None:
+                    return like(x, exact)
+                encoded = encoding(rows.float(), generator) if encoding else _encoded(rows, generator)
                 return like(x, self._project(encoded))
             except DeviceFault:
-                generator.set_state(before)  # what is asked again is shown again with the same dither
+                # What is asked again is shown again with the same dither and the same noise.
+                generator.set_state(before)
+                self._frames = frames
                 raise
+
+    def _shown(self, rows: Tensor) -> Tensor | None:
+        """Re(R)x of real rows without an encoding, from a device that can; it counts their frames itself."""
+        return None
 
     def _project(self, encoded: Patterns) -> Tensor:
         """Measure every pattern, a row's patterns one after the other, and add them up by their weights."""
@@ -226,6 +246,8 @@ class OPU(ABC):
             # Hashed, so that a model drawn with torch.manual_seed(noise_seed) shares no numbers with the noise.
             hashed = np.random.SeedSequence([self._noise_seed, _NOISE_STREAM]).generate_state(1)[0]
             self._generators[key] = torch.Generator(device).manual_seed(int(hashed))
+            if key in self._saved_streams:
+                self._generators[key].set_state(torch.from_numpy(self._saved_streams.pop(key)))
         return self._generators[key]
 
     def state(self) -> Tensor:
@@ -237,7 +259,8 @@ class OPU(ABC):
             "noise_seed": self._noise_seed,
         }
         arrays = {f"calibration/{name}": array for name, array in self._calibration_arrays().items()}
-        arrays |= {f"generator/{device}": stream.get_state().numpy() for device, stream in self._generators.items()}
+        streams = self._saved_streams | {k: stream.get_state().numpy() for k, stream in self._generators.items()}
+        arrays |= {f"generator/{device}": stream for device, stream in streams.items()}
         packed = io.BytesIO()
         arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
         np.savez(packed, **arrays)  # type: ignore[arg-type]
@@ -249,9 +272,12 @@ class OPU(ABC):
         Raises:
             DeviceFault: the state belongs to a device with another matrix.
         """
-        with np.load(io.BytesIO(state.cpu().numpy().tobytes()), allow_pickle=False) as packed:
-            arrays = dict(packed)
-        record = json.loads(arrays.pop("record").tobytes().decode())
+        try:
+            with np.load(io.BytesIO(state.cpu().numpy().tobytes()), allow_pickle=False) as packed:
+                arrays = dict(packed)
+            record = json.loads(arrays.pop("record").tobytes().decode())
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise DeviceFault(f"this is not the state of a device, or it is damaged: {error}") from error
         if record["identity"] != self.identity:
             raise DeviceFault(
                 f"this state was saved from the device [{record['identity']}], but the open device is "
@@ -263,8 +289,7 @@ class OPU(ABC):
         for name, array in arrays.items():
             group, _, key = name.partition("/")
             groups[group][key] = array
-        for device, stream in groups["generator"].items():
-            self.generator(torch.device(device)).set_state(torch.from_numpy(stream))
+        self._saved_streams = groups["generator"]  # of a device that may not be here: used when it is asked for
         self._load_calibration_arrays(groups["calibration"])
 
     def _calibration_arrays(self) -> dict[str, np.ndarray]:
@@ -293,7 +318,7 @@ class OPU(ABC):
     ) -> None:
         self.close()
 
-    def _measure(self, ask: Callable[[], Tensor]) -> Tensor:
+    def _measure(self, ask: Callable[[], Answer]) -> Answer:
         """The answer, after as many attempts as it takes and the device is worth."""
         for attempt in range(self.retries + 1):
             try:

@@ -19,7 +19,7 @@ from hardware.errors import DeviceFault, DeviceInputError, DeviceUnavailable, Tr
 from hardware.opu import OPU
 
 SERVICE = "opu.Device"
-LARGEST_MESSAGE = 2**28  # bytes
+LARGEST_MESSAGE = 2**26  # bytes
 TOKEN_VARIABLE = "OPU_DFA_TOKEN"
 _SCHEME = "remote://"
 
@@ -82,6 +82,8 @@ class RemoteOPU(OPU):
     ) -> None:
         self._address = address.removeprefix(_SCHEME)
         self._token = os.environ.get(TOKEN_VARIABLE, "") if token is None else token
+        if not self._token.isascii() or not self._token.isprintable():
+            raise DeviceInputError("a token is printable ASCII")
         self._timeout = timeout
         self._channel: Any = None
         self._closed = False
@@ -151,7 +153,7 @@ class RemoteOPU(OPU):
         if self._closed:
             raise DeviceInputError("this connection is closed; open the device again")
         packed = np.packbits(patterns.cpu().numpy(), axis=1)
-        at_once = max(1, (LARGEST_MESSAGE // 2) // max(4 * self.n_components, packed.shape[1]))
+        at_once = max(1, self._facts["largest_message"] // 2 // max(4 * self.n_components, packed.shape[1]))
         width, identity = np.array(self.n_components), self._facts["identity"]
         answers = []
         for start in range(0, len(packed), at_once):
@@ -178,6 +180,8 @@ class RemoteOPU(OPU):
             if code == grpc.StatusCode.FAILED_PRECONDITION:
                 raise DeviceFault(f"another device answers at {self._address}: {reason}") from error
             self._disconnect()
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise DeviceFault(f"the device at {self._address} did not answer in {self._timeout} s") from error
             if code == grpc.StatusCode.UNAUTHENTICATED:
                 raise DeviceUnavailable(f"the device at {self._address} {reason}") from error
             if code == grpc.StatusCode.ABORTED:

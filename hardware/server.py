@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -9,7 +10,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -29,7 +30,7 @@ class _AnotherDevice(DeviceFault):
     """The request is for a device that was here before."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     """Patterns to show for one client, who may have gone by the time it is their turn."""
 
@@ -37,7 +38,15 @@ class _Request:
     patterns: Tensor
     n_components: int
     wanted: Callable[[], bool]
-    answer: Future[np.ndarray]
+    answer: Future[bytes]
+
+    def give(self, answer: bytes | DeviceError) -> None:
+        """Wake whoever waits; the first answer counts."""
+        with contextlib.suppress(InvalidStateError):
+            if isinstance(answer, bytes):
+                self.answer.set_result(answer)
+            else:
+                self.answer.set_exception(answer)
 
 
 class DeviceServer:
@@ -75,6 +84,8 @@ class DeviceServer:
     ) -> None:
         import grpc
 
+        if not token.isascii() or not token.isprintable():
+            raise DeviceInputError("a token is printable ASCII")
         if not token and not _is_loopback(host):
             raise DeviceInputError(
                 f"{host} can be reached from other machines: set a token (OPU_DFA_TOKEN), or listen on 127.0.0.1"
@@ -82,15 +93,13 @@ class DeviceServer:
         self.opu, self._token, self._rows_at_once = opu, token, rows_at_once
         self._queue: queue.Queue[_Request | None] = queue.Queue()
         self._held: _Request | None = None
+        self._asked: list[_Request] = []
+        self._largest_message = largest_message
         options = [*channel_options(largest_message), ("grpc.so_reuseport", 0)]
         self._server = grpc.server(ThreadPoolExecutor(32, thread_name_prefix="opu-client"), options=options)
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(handler)
-            for name, handler in (
-                ("Describe", self._guarded(self._describe)),
-                ("Counts", self._guarded(self._measured("Counts"))),
-                ("InPhase", self._guarded(self._measured("InPhase"))),
-            )
+            name: grpc.unary_unary_rpc_method_handler(self._guarded(self._queued(name)))
+            for name in ("Describe", "Counts", "InPhase")
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -107,9 +116,17 @@ class DeviceServer:
 
     def close(self, grace: float = 5.0) -> None:
         """Stop listening, answer what has begun within `grace` seconds, and release the device."""
-        self._server.stop(grace).wait()
+        stopped = self._server.stop(grace)
         self._queue.put(None)
         self._worker.join(grace)
+        left = [*self._asked, self._held]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left.append(self._queue.get_nowait())
+        for request in left:
+            if request is not None:
+                request.give(DeviceFault("the server is closing"))
+        stopped.wait()
         self.opu.close()
 
     def __enter__(self) -> DeviceServer:
@@ -140,7 +157,7 @@ class DeviceServer:
 
         return guarded
 
-    def _describe(self, message: bytes, context: Any) -> bytes:
+    def _describe(self) -> bytes:
         opu = self.opu
         facts = {
             "identity": opu.identity,
@@ -151,16 +168,18 @@ class DeviceServer:
             "frames_per_projection": opu.frames_per_projection,
             "intensity_per_count": opu.intensity_per_count,
             "largest_count": opu.largest_count,
+            "largest_message": self._largest_message,
             "description": {name: str(value) for name, value in opu.describe().items()},
         }
         return pack_message(facts=json.dumps(facts))
 
-    def _measured(self, method: str) -> Callable[[bytes, Any], bytes]:
+    def _queued(self, method: str) -> Callable[[bytes, Any], bytes]:
         def handler(message: bytes, context: Any) -> bytes:
-            patterns, n_components = self._checked(unpack_message(message))
+            asks = method != "Describe"
+            patterns, n_components = self._checked(unpack_message(message)) if asks else (torch.empty(0), 0)
             request = _Request(method, patterns, n_components, context.is_active, Future())
             self._queue.put(request)
-            return pack_message(values=request.answer.result())
+            return request.answer.result()
 
         return handler
 
@@ -175,7 +194,7 @@ class DeviceServer:
             raise DeviceInputError(f"a request holds bits, identity and n_components, got {held}")
         meant = arrays["identity"].tobytes().decode(errors="replace")
         if meant != self.opu.identity:
-            raise _AnotherDevice(f"it is [{self.opu.identity}], not [{meant}], and its matrix is another")
+            raise _AnotherDevice(f"it is [{self.opu.identity}], not [{meant[:200]}], and its matrix is another")
         bits, asked = arrays["bits"], arrays["n_components"]
         width = (self.opu.n_features + 7) // 8
         if bits.dtype != np.uint8 or bits.ndim != 2 or bits.shape[1] != width or len(bits) == 0:
@@ -184,15 +203,21 @@ class DeviceServer:
             )
         if asked.dtype != np.int64 or asked.size != 1 or not 1 <= asked.item() <= self.opu.n_components:
             raise DeviceInputError(f"n_components is an integer from 1 to {self.opu.n_components}, got {asked}")
+        answer = len(bits) * int(asked.item()) * 4
+        if max(answer, len(bits) * self.opu.n_features) > 8 * self._largest_message:
+            raise DeviceInputError(
+                f"{len(bits)} rows of {self.opu.n_features} mirrors and {asked} outputs are more than a message may "
+                f"stand for, {8 * self._largest_message} bytes; send fewer rows at a time"
+            )
         return torch.from_numpy(np.unpackbits(bits, axis=1, count=self.opu.n_features)), int(asked.item())
 
     def _work(self) -> None:
         """Ask the device, request after request, those for the same measurement together."""
         while (first := self._held or self._queue.get()) is not None:
             self._held = None
-            together = [first]
+            self._asked = [first]
             rows = len(first.patterns)
-            while rows < self._rows_at_once:
+            while True:
                 try:
                     another = self._queue.get_nowait()
                 except queue.Empty:
@@ -200,28 +225,41 @@ class DeviceServer:
                 if another is None:
                     self._queue.put(None)  # the end waits until what came before is answered
                     break
-                if another.method != first.method:
+                rows += len(another.patterns)
+                if another.method != first.method or rows > self._rows_at_once:
                     self._held = another
                     break
-                together.append(another)
-                rows += len(another.patterns)
-            self._answer([request for request in together if request.wanted()])
+                self._asked.append(another)
+            self._answer(self._asked)
+            self._asked = []
 
     def _answer(self, requests: list[_Request]) -> None:
-        if not requests:
+        """Measure for those who still wait, together; everyone gets an answer or an error."""
+        wanted = [request for request in requests if request.wanted()]
+        for request in requests:
+            if request not in wanted:
+                request.give(DeviceFault("the client is gone"))
+        if not wanted:
             return
         try:
-            patterns = torch.cat([request.patterns for request in requests])
-            ask = self.opu.transform if requests[0].method == "Counts" else self.opu.linear_transform
-            answers = ask(patterns).split([len(request.patterns) for request in requests])
+            for request, answer in zip(wanted, self._measured(wanted), strict=True):
+                request.give(answer)
         except Exception as error:
-            _log.warning("a measurement for %d clients failed: %s", len(requests), error)
-            known = error if isinstance(error, DeviceError) else DeviceFault(f"{type(error).__name__}: {error}")
-            for request in requests:
-                request.answer.set_exception(known)
-            return
-        for request, answer in zip(requests, answers, strict=True):
-            request.answer.set_result(answer[:, : request.n_components].numpy())
+            _log.warning("a measurement for %d clients failed: %s", len(wanted), error)
+            for request in wanted:
+                unknown = DeviceFault(f"{type(error).__name__}: {error}")
+                request.give(error if isinstance(error, DeviceError) else unknown)
+
+    def _measured(self, requests: list[_Request]) -> list[bytes]:
+        if requests[0].method == "Describe":
+            return [self._describe()] * len(requests)
+        ask = self.opu.transform if requests[0].method == "Counts" else self.opu.linear_transform
+        answers = ask(torch.cat([request.patterns for request in requests]))
+        parts = answers.split([len(request.patterns) for request in requests])
+        return [
+            pack_message(values=part[:, : request.n_components].numpy())
+            for request, part in zip(requests, parts, strict=True)
+        ]
 
 
 def _is_loopback(host: str) -> bool:

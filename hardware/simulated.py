@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from hardware.calibration import Calibration, measure
-from hardware.checks import checked_rows, is_binary, like
-from hardware.encoding import BitPlanes, Encoding, n_levels
+from hardware.checks import is_binary
+from hardware.encoding import BitPlanes, n_levels
 from hardware.errors import DeviceInputError, TransientFault
 from hardware.holography import Anchor, Anchored
 from hardware.optics import MEDIA, Optics
-from hardware.opu import OPU, Array
+from hardware.opu import OPU
 from hardware.presets import PRESETS, Preset
 from hardware.randomness import Frames, Noise
 
@@ -62,12 +62,10 @@ class SimulatedOPU(OPU):
         medium: str = "dense",
         calibration: Calibration | None = None,
     ) -> None:
-        if isinstance(preset, str) and preset not in PRESETS:
+        if not isinstance(preset, Preset) and (not isinstance(preset, str) or preset not in PRESETS):
             raise DeviceInputError(f"unknown preset {preset!r}; the presets are {', '.join(sorted(PRESETS))}")
-        if medium not in MEDIA:
+        if not isinstance(medium, str) or medium not in MEDIA:
             raise DeviceInputError(f"unknown medium {medium!r}; the media are {', '.join(MEDIA)}")
-        if noise_seed is not None and (isinstance(noise_seed, bool) or not 0 <= noise_seed < 2**63):
-            raise DeviceInputError(f"a seed is an integer from 0 to 2^63 - 1, got {noise_seed!r}")
         self.preset = PRESETS[preset] if isinstance(preset, str) else preset
         self.preset_name = preset if isinstance(preset, str) else "custom"
         super().__init__(
@@ -86,14 +84,23 @@ class SimulatedOPU(OPU):
         self.seed = self._optics.medium.seed
         self._fixed = self._optics.fixed
         self._calibration = calibration
+        self._clock = 0  # the number of the first frame: after a calibration made before, time goes on
         if calibration is not None:
-            calibration.check(self.identity, self.n_components)
+            anchored = isinstance(holography, Anchor)
+            calibration.check(self.identity, self.n_components, self.n_pixels, anchored)
+            self._clock = calibration.frame + calibration.n_frames
         self._asked = 0  # measurements, for injected faults
 
     def _check_instrument(self, pixels_per_output: int) -> None:
         mirrors, pixels = self.preset.n_mirrors, self.preset.n_pixels
-        if mirrors is not None and self.n_features > mirrors:
-            raise DeviceInputError(f"this device has {mirrors} mirrors, so n_features = {self.n_features} is too many")
+        anchor = self.preset.holography
+        # An anchor as bright as a half-on pattern takes half as many mirrors, of its own, as there are features.
+        share = 1 + anchor.brightness / 2 if isinstance(anchor, Anchor) else 1
+        if mirrors is not None and self.n_features * share > mirrors:
+            raise DeviceInputError(
+                f"this device has {mirrors} mirrors, so n_features = {self.n_features} is too many"
+                + (f": with those of the anchor it takes {math.ceil(self.n_features * share)}" if share > 1 else "")
+            )
         if pixels is not None and self.n_pixels * pixels_per_output > pixels:
             raise DeviceInputError(
                 f"this device's camera has {pixels} pixels; n_components = {self.n_components} needs "
@@ -124,23 +131,21 @@ class SimulatedOPU(OPU):
     @property
     def _laser(self) -> float:
         """The laser's power when it was last measured, for the exposure to follow."""
-        return self._calibration.laser if self._calibration else 1.0
+        return self._calibration.gain if self._calibration else 1.0
 
     @property
     def calibration(self) -> Calibration | None:
         """The calibration in use."""
         return self._calibration
 
-    def linear_transform(self, x: Array, encoding: Encoding | None = None) -> Array:
-        rows = checked_rows(x, self.n_features)
-        if self.preset.holography is not None or encoding is not None or is_binary(rows):
-            return super().linear_transform(x, encoding)
-        self._frames += (
-            len(rows) * self.frames_per_projection * ((n_levels(rows.float()) or BitPlanes().n_patterns + 1) - 1)
-        )
-        return like(x, self._exact(rows.double()))
-
-    linear_transform.__doc__ = OPU.linear_transform.__doc__
+    def _shown(self, rows: Tensor) -> Tensor | None:
+        if self.preset.holography is not None or is_binary(rows):
+            return None
+        first = self._ready(self._frames)
+        levels = n_levels(rows.double())
+        n_frames = self.frames_per_projection * (levels - 1 if levels else BitPlanes().n_patterns)
+        self._frames += len(rows) * n_frames
+        return self._exact(rows.double(), Frames(first, len(rows), n_frames))
 
     def _counts(self, patterns: Tensor, first_frame: int) -> Tensor:
         first_frame = self._ready(first_frame)
@@ -181,9 +186,8 @@ class SimulatedOPU(OPU):
             self._keep(out[rows], holography.in_phase(field, rms[rows], anchored, expose), start, stop)
         return out
 
-    def _exact(self, x: Tensor, frames: Frames | None = None, phase: bool = False) -> Tensor:
+    def _exact(self, x: Tensor, frames: Frames, phase: bool = False) -> Tensor:
         """Re(R)x without a measurement, R as it is at the frames; `phase` counts its phase from the anchor's."""
-        frames = frames or Frames(self._frames, len(x))
         out = torch.empty(len(x), self.n_components, device=x.device)
         for rows, prepared, start, stop in self._optics.pieces(x):
             part = frames.part(rows.start, rows.stop)
@@ -238,11 +242,14 @@ class SimulatedOPU(OPU):
             out[:, start : min(stop, self.n_components)] = seen[:, : max(0, self.n_components - start)]
             return
         pixels = self._calibration.pixels
-        first, last = np.searchsorted(pixels, (start, stop))
-        if last - first == stop - start:
-            out[:, first:last] = seen
-        elif last > first:
-            out[:, first:last] = seen[:, torch.from_numpy(pixels[first:last] - start).to(seen.device)]
+        outputs = np.flatnonzero((pixels >= start) & (pixels < stop))
+        here = pixels[outputs] - start
+        if len(outputs) == stop - start and (np.diff(outputs) == 1).all() and (np.diff(here) == 1).all():
+            out[:, outputs[0] : outputs[-1] + 1] = seen
+        elif len(outputs):
+            out[:, torch.from_numpy(outputs).to(out.device)] = seen[:, torch.from_numpy(here).to(seen.device)].to(
+                out.dtype
+            )
 
     def _ready(self, first_frame: int) -> int:
         """Calibrate if that must be done first; inject the preset's faults. The frame to begin with."""
@@ -254,16 +261,13 @@ class SimulatedOPU(OPU):
             chance = self._noise.uniform("faults", Frames(self._asked, 1), 0, 1, torch.device("cpu")).item()
             if chance < faults.transient:
                 raise TransientFault("injected: the trigger was missed")
-        if self._settle():
-            return self._frames
-        return first_frame
+        self._settle()
+        return self._clock + max(first_frame, self._frames)
 
-    def _settle(self) -> bool:
-        """Calibrate if that must be done before anything else; whether it was."""
-        if self._calibration is not None or not (self.preset.spare or isinstance(self.preset.holography, Anchor)):
-            return False
-        self.calibrate()
-        return True
+    def _settle(self) -> None:
+        """Calibrate if that must be done before anything else."""
+        if self._calibration is None and (self.preset.spare or isinstance(self.preset.holography, Anchor)):
+            self.calibrate()
 
     def calibrate(self) -> Calibration:
         """Measure exposure, scale, bad pixels and the anchor anew, and use them from now on.
@@ -275,12 +279,13 @@ class SimulatedOPU(OPU):
         Raises:
             DeviceFault: too few good pixels for n_components.
         """
-        calibration, n_frames = measure(
-            self._optics, self.preset, self._noise, self._frames, self.identity, self.n_components
-        )
-        self._frames += n_frames
-        self._calibration = calibration
-        return calibration
+        with self._one_at_a_time:
+            now = self._clock + self._frames
+            self._calibration = measure(
+                self._optics, self.preset, self._noise, now, self.identity, self.n_components, self._calibration
+            )
+            self._frames += self._calibration.n_frames
+            return self._calibration
 
     def describe(self) -> dict[str, object]:
         entries: dict[str, object] = {"preset": self.preset_name, "medium": self._optics.medium.kind, "seed": self.seed}
@@ -305,7 +310,9 @@ class SimulatedOPU(OPU):
         }
 
     def _calibration_arrays(self) -> dict[str, np.ndarray]:
-        return self._calibration.arrays() if self._calibration else {}
+        now = {"clock": np.array([self._clock, self._asked])}
+        return now | (self._calibration.arrays() if self._calibration else {})
 
     def _load_calibration_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        self._clock, self._asked = (int(value) for value in arrays.pop("clock"))
         self._calibration = Calibration.from_arrays(arrays) if arrays else None

@@ -65,7 +65,7 @@ def calibrate(opu: OPU, chosen: DeviceSettings, folder: Path, console: Console) 
     path = folder / "calibration.npz"
     calibration.save(path)
     facts = {
-        "laser power": calibration.laser,
+        "gain": calibration.gain,
         "pixels used": len(calibration.pixels),
         "pixels masked": calibration.masked,
         "frames taken": opu.usage.frames,

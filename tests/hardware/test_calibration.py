@@ -19,6 +19,7 @@ from hardware import (
     Preset,
     SimulatedOPU,
 )
+from hardware.calibration import _ks_distance, good_pixels
 
 CLEAN = Camera(bits=12, full_well=None, read_noise=0)
 
@@ -34,7 +35,7 @@ def test_the_mask_finds_the_bad_pixels_and_no_others(noiseless):
     assert np.array_equal(calibration.pixels, good)
     assert calibration.masked == pytest.approx(1 - 4_000 / (good[-1] + 1))
     # The laser's measured power, 1 within √(1/4,000/32) by the speckle's own statistics, sets the exposure.
-    exposure = 1 / calibration.laser
+    exposure = 1 / calibration.gain
     assert exposure == pytest.approx(1, abs=4 / (4_000 * 32) ** 0.5)
     seen, expected = opu.transform(draw), raw.transform(draw)[:, good]
     assert (seen - expected * exposure)[expected < 65_535].abs().max() <= 1
@@ -59,7 +60,7 @@ def test_calibration_measures_the_lasers_power(patterns):
     opu, ideal = SimulatedOPU(300, 5_000, preset=preset, noise_seed=3), SimulatedOPU(300, 5_000)
     x = patterns(20, 300)
     before = (opu.linear_transform(x).norm() / ideal.linear_transform(x).norm()).item()
-    laser = opu.calibrate().laser
+    laser = opu.calibrate().gain
     after = (opu.linear_transform(x).norm() / ideal.linear_transform(x).norm()).item()
     assert before == pytest.approx(laser, rel=0.01)
     assert abs(laser - 1) > 0.05
@@ -175,8 +176,6 @@ def test_fidelity_reports_what_the_camera_does():
     assert seen.snr == pytest.approx(1 / seen.relative_error**2, rel=0.15)
     assert seen.correlation == pytest.approx(1 / (1 + 1 / seen.snr) ** 0.5, abs=3e-4)
     counts = torch.rand(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    from hardware.calibration import _ks_distance
-
     assert _ks_distance(counts) == pytest.approx(stats.kstest(counts.numpy(), "uniform").statistic)
 
 
@@ -197,5 +196,78 @@ def test_fidelity_draws_its_figure(tmp_path):
 
 @pytest.mark.parametrize("n_probes", [0, 1, -3])
 def test_fidelity_of_no_probes_is_refused(n_probes):
-    with pytest.raises(DeviceInputError, match=f"takes 2 probes .* got {n_probes}"):
+    with pytest.raises(DeviceInputError, match=f"takes 2 probes at least, got {n_probes}"):
         SimulatedOPU(50, 100).fidelity(n_probes)
+
+
+@pytest.mark.parametrize("name", ["anchor", "appliance"])
+def test_the_matrix_is_the_seeds_whatever_the_noise_and_the_number_of_outputs(name, patterns):
+    x = patterns(5, 100)
+    whole = SimulatedOPU(100, 3_000, preset=name).ideal(x)
+    assert torch.equal(SimulatedOPU(100, 3_000, noise_seed=7, preset=name).ideal(x), whole)
+    assert torch.equal(SimulatedOPU(100, 1_000, preset=name).ideal(x), whole[:, :1_000])
+
+
+@pytest.mark.parametrize("name", ["anchor", "appliance"])
+def test_calibrating_again_keeps_every_output_on_its_pixel(name, patterns):
+    opu = SimulatedOPU(100, 3_000, preset=name)
+    x = patterns(5, 100)
+    before = opu.ideal(x)
+    pixels = opu.calibration.pixels
+    opu.calibrate()
+    assert np.array_equal(opu.calibration.pixels, pixels)
+    same = torch.corrcoef(torch.stack((opu.ideal(x).flatten(), before.flatten())))[0, 1].item()
+    assert same > 0.9999  # 56 frames of drift in 10 million
+
+
+def test_a_pixel_that_is_lost_is_replaced_and_the_others_stay():
+    fit = np.ones(12, bool)
+    assert good_pixels(fit, 10).tolist() == list(range(10))
+    fit[[3, 10]] = False
+    assert good_pixels(fit, 10, np.arange(10)).tolist() == [0, 1, 2, 11, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("exposure", [1, 2, 4, 8])
+def test_saturation_does_not_bias_the_measured_power(exposure, patterns):
+    """At full scale of the mean intensity, a third of the pixels saturate."""
+    camera = Camera(bits=12, full_well=None, read_noise=0)
+    opu = SimulatedOPU(2_000, 4_000, preset=Preset(camera=camera, holography=PhaseShifting(), exposure=exposure))
+    gain = opu.calibrate().gain
+    # Of 4,000 x 32 exponentials, those below full scale count; a pattern's own norm varies by 1/√2,000.
+    below = 4_000 * 32 * (1 - math.exp(-exposure))
+    assert gain == pytest.approx(1, abs=4 / below**0.5 + 1e-3)
+
+
+def test_a_calibration_goes_on_in_time(tmp_path, patterns):
+    """A device opened with it continues where it was made: the medium has not drifted, no frame's noise comes twice."""
+    preset = Preset(camera=CLEAN, holography=PhaseShifting(2), medium_time=2_000)
+    first = SimulatedOPU(100, 5_000, preset=preset)
+    first.transform(patterns(1, 100).repeat(6_000, 1))
+    first.calibrate().save(tmp_path / "opu.npz")
+    second = SimulatedOPU(100, 5_000, preset=preset, calibration=Calibration.load(tmp_path / "opu.npz"))
+    x = patterns(4, 100)
+    assert torch.equal(second.ideal(x), first.ideal(x))
+    assert torch.equal(second.linear_transform(x), first.linear_transform(x))
+    assert second.usage.frames == 4 * 2
+
+
+def test_a_calibration_that_does_not_fit_is_refused(noiseless):
+    def open_with(spare, calibration=None):
+        preset = noiseless(PhaseShifting(), dead=0.3, spare=spare)
+        return SimulatedOPU(20, 50, preset=preset, calibration=calibration)
+
+    made = open_with(1.0).calibrate()
+    with pytest.raises(DeviceInputError, match="looked at 100 pixels of another camera, or is damaged"):
+        open_with(0.1, made)
+    with pytest.raises(DeviceInputError, match="or is damaged"):
+        open_with(1.0, replace(made, pixels=np.zeros(50, np.int64)))
+
+
+def test_every_cut_of_a_calibration_file_is_refused(tmp_path):
+    path = tmp_path / "opu.npz"
+    SimulatedOPU(20, 50, preset="anchor").calibrate().save(path)
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 37):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DeviceInputError, match="is not a calibration"):
+            Calibration.load(path)

@@ -78,3 +78,18 @@ def test_threshold_ternary_keeps_the_norm():
 def test_settings_out_of_range_are_refused(make, value):
     with pytest.raises(ValueError, match=str(value)):
         make(value)
+
+
+@pytest.mark.parametrize("encode", [StochasticTernary(), ThresholdTernary(), BitPlanes(4), exact_or_bit_planes])
+def test_small_rows_and_dark_ones_are_worth_what_they_hold(encode):
+    """Patterns without light weigh nothing, and what is shown scales with the row: noise does too."""
+    rows = torch.tensor([[3.0, -1.0, 0.0], [0.0, 0.0, 0.0], [2.0, 1.0, 0.5]])
+    large = encode(rows, torch.Generator().manual_seed(0)).weights
+    small = encode(rows * 1e-6, torch.Generator().manual_seed(0)).weights
+    assert (large[:, 1] == 0).all()
+    assert torch.allclose(small, large * 1e-6, rtol=1e-5, atol=0)
+
+
+def test_a_sign_that_is_absent_weighs_nothing():
+    patterns = StochasticTernary()(torch.tensor([[0.5, 0.25]]), torch.Generator().manual_seed(0))
+    assert patterns.weights[:, 0].tolist() == [0.5, 0.0]

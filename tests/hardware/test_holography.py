@@ -1,8 +1,8 @@
 """Linear projections out of intensity frames, against the exact product and the figures of the literature."""
 
 import math
-from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.special import exp1
@@ -35,7 +35,8 @@ def test_without_noise_the_projection_is_recovered(holography, patterns):
         lines = torch.nn.functional.pad(bright, (0, -500 % holography.length)).view(4, -1, holography.length)
         bright = lines.any(dim=2, keepdim=True).expand_as(lines).reshape(4, -1)[:, :500]
     step = (5 * math.sqrt(2)) ** 2 / 65_535 / (2 * 2.5 * math.sqrt(2))  # one count, in the field
-    assert bright.float().mean() < 0.2 * max(1, holography.line / 9)
+    spoiled = 1 - (1 - math.exp(-(2.4**2))) ** holography.line  # of a line, by one output at least
+    assert bright.float().mean() < spoiled + 4 * (spoiled * holography.line / 2_000) ** 0.5
     assert (measured - exact)[~bright].abs().max() <= 2 * step
 
 
@@ -51,15 +52,29 @@ def test_quantisation_error_of_two_steps_is_that_of_the_docstring():
     assert unsaturated.std().item() / rms == pytest.approx(predicted, rel=0.05)
 
 
-def test_eight_bit_phase_shifting_is_as_good_as_in_the_literature(patterns):
-    """Reference figures of four steps: 0.8 to 1.1 % at 8 bits; 3.1 % with 10,000 electrons; 7.6 % with 2,000.
-
-    The reference arm of those figures is not stated; ours is 2.5 rms amplitudes, so half as much again either way.
-    """
-    clean = Camera(bits=8, full_well=None, read_noise=0)
-    assert 0.8e-2 / 1.5 < error_of(PhaseShifting(4), clean, patterns) < 1.1e-2 * 1.5
-    assert error_of(PhaseShifting(4), Camera(), patterns) == pytest.approx(3.1e-2, rel=0.5)
-    assert error_of(PhaseShifting(4), Camera(full_well=2_000), patterns) == pytest.approx(7.6e-2, rel=0.5)
+@pytest.mark.parametrize(
+    ("camera", "reference"),
+    [
+        (Camera(bits=8, full_well=None, read_noise=0), (0.8e-2, 1.1e-2)),
+        (Camera(full_well=10_000), (3.1e-2, 3.1e-2)),
+        (Camera(full_well=2_000), (7.6e-2, 7.6e-2)),
+    ],
+)
+def test_four_steps_err_as_their_frames_do_and_as_in_the_literature(camera, reference, patterns):
+    """Two of the four frames have a cosine: √2 times a frame's noise over 4r. The reference's arm is not stated, which
+    moves its figures by some 20 %; those at 8 bits alone have the saturated pixels in them."""
+    opu = SimulatedOPU(1000, 2000, preset=Preset(camera=camera, holography=PhaseShifting(4)))
+    x = patterns(40, 1000)
+    difference, exact = opu.linear_transform(x) - opu.ideal(x), opu.ideal(x)
+    dim = opu.speckle(x).norm(dim=0) < 2.3  # rms amplitude 1: no saturated pixel
+    seen = (difference[dim].square().mean() / exact.square().mean()).sqrt().item()
+    r, full_scale = 2.5, 5.0**2
+    variance = 1 / (255 * 12**0.5) ** 2
+    if camera.full_well:
+        variance += (r**2 + 1) / full_scale / camera.full_well + (camera.read_noise / camera.full_well) ** 2
+    assert seen == pytest.approx(2**0.5 * full_scale * variance**0.5 / (4 * r) / 0.5**0.5, rel=0.05)
+    whole = (difference.norm() / exact.norm()).item()
+    assert reference[0] * 0.8 < whole < reference[1] * 1.2
 
 
 def anchor_errors(patterns, seeds=6, **camera_and_headroom):
@@ -83,16 +98,25 @@ def test_noise_of_the_anchor_method_is_that_of_the_literature(camera, reference,
     assert sum(errors) / len(errors) == pytest.approx(reference * ((2 + 1 / 16) / 3) ** 0.5, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("camera", "reference"),
-    [({"bits": 8, "headroom": 4}, 15.6e-2), ({"bits": 10}, 1.7e-2), ({"bits": 12}, 1.1e-2)],
-)
-def test_saturation_of_the_anchor_method_is_that_of_the_literature(camera, reference, patterns):
-    """What remains at many bits is the saturation of few bright pixels, which differs from device to device: the
-    reference, one device, lies within the spread of these, or that much beyond."""
-    errors = anchor_errors(patterns, **camera)
-    spread = max(errors) - min(errors)
-    assert min(errors) - spread < reference < max(errors) + spread
+@pytest.mark.parametrize(("bits", "headroom", "reference"), [(8, 4, 15.6e-2), (10, 8, 1.7e-2), (12, 8, 1.1e-2)])
+def test_saturation_of_the_anchor_method_is_that_of_its_equation(bits, headroom, reference, patterns):
+    """At many bits few bright pixels make the error, so it differs from device to device by a factor of two: the root
+    mean square over six devices against the method's equation with the full scale cut off, in double precision. The
+    reference is one such device, and its own number lies below our six at 12 bits (1.4 to 2.4 %)."""
+    draw = np.random.default_rng(0)
+    field, anchor = (draw.standard_normal((2, 3_000_000)) + 1j * draw.standard_normal((2, 3_000_000))) / 2**0.5
+    field, anchor = field[abs(anchor) ** 2 > 0.1], abs(anchor[abs(anchor) ** 2 > 0.1])
+    full_scale, levels = 2 * headroom, 2**bits - 1
+
+    def read(intensity, scale):
+        return np.round(np.clip(intensity / scale, 0, 1) * levels) * scale / levels
+
+    known = np.clip(anchor**2, 0, headroom)
+    seen = (read(abs(field + anchor) ** 2, full_scale) - read(abs(field) ** 2, full_scale) - known) / (2 * known**0.5)
+    expected = (np.mean((seen - field.real) ** 2) / 0.5) ** 0.5
+    errors = np.array(anchor_errors(patterns, bits=bits, headroom=headroom))
+    assert np.mean(errors**2) ** 0.5 == pytest.approx(expected, rel=0.1 if headroom == 4 else 0.3)
+    assert errors.min() / 1.5 < reference < errors.max()
 
 
 def test_a_weak_anchor_blows_up_without_the_mask(patterns):
@@ -138,10 +162,9 @@ def test_every_method_reads_the_same_matrix(patterns):
 def test_measurements_do_not_depend_on_the_batch(name, patterns):
     """Noise belongs to the frame: the same rows in the same order give the same bits, one, seven or all at a time."""
     x = patterns(50, 60)
-    preset = replace(PRESETS[name], medium_time=math.inf)
 
     def measure(size):
-        with SimulatedOPU(60, 90, preset=preset) as opu:
+        with SimulatedOPU(60, 90, preset=name) as opu:
             return torch.cat([opu.linear_transform(part) for part in x.split(size)])
 
     whole = measure(50)

@@ -143,6 +143,8 @@ def test_a_request_whose_client_is_gone_is_not_measured(served, patterns):
     with open_opu(f"remote://{served.address}") as opu:
         opu.transform(patterns(2, 64))
     assert served.opu.usage.frames == used.frames + 2
+    with pytest.raises(DeviceFault, match="the client is gone"):
+        gone.answer.result(timeout=10)
 
 
 def start_server(port, seed):
@@ -267,11 +269,11 @@ def test_an_oversized_request_is_refused(patterns):
             assert opu.transform(patterns(2, 64)).shape == (2, 32)
 
 
-def test_a_large_batch_is_sent_in_several_messages(served, monkeypatch, patterns):
-    monkeypatch.setattr("hardware.remote.LARGEST_MESSAGE", 2_000)
-    with open_opu(f"remote://{served.address}") as opu:
-        x = patterns(50, 64)
+def test_a_large_batch_is_sent_in_messages_that_the_server_takes(patterns):
+    x = patterns(500, 64)
+    with DeviceServer(SimulatedOPU(64, 32, seed=5), largest_message=5_000) as server, RemoteOPU(server.address) as opu:
         assert torch.equal(opu.transform(x), SimulatedOPU(64, 32, seed=5).transform(x))
+        assert server.opu.usage.frames == 500
 
 
 def test_messages_carry_what_they_were_given():
@@ -292,3 +294,59 @@ def test_a_closed_connection_says_so(served, patterns):
 def test_loopback_is_where_it_listens_by_default(served):
     assert served.address.startswith("127.0.0.1:")
     assert os.environ.get("OPU_DFA_TOKEN") is None
+
+
+BUSY = """
+import threading
+from hardware import DeviceFault, DeviceServer, RemoteOPU, SimulatedOPU
+import torch
+opu, go = SimulatedOPU(64, 32), threading.Event()
+measure = opu._counts
+opu._counts = lambda rows, first: (go.wait(30), measure(rows, first))[1]
+server = DeviceServer(opu)
+clients, gave_up = [RemoteOPU(server.address) for _ in range(4)], []
+
+def ask(client):
+    client._timeout = 0.5
+    try:
+        client.transform(torch.ones(1, 64))
+    except DeviceFault as fault:
+        gave_up.append("did not answer" in str(fault))
+
+threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+END
+server.close(grace=1.0)
+print(sum(gave_up), "gave up, closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["go.set()", "pass"])
+def test_clients_that_gave_up_keep_no_server_from_closing(end):
+    """Whether the device answers at last or never: the process ends by itself."""
+    command = [sys.executable, "-c", BUSY.replace("END", end)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "4 gave up, closed\n"
+
+
+def test_a_request_for_more_than_a_message_may_stand_for_is_refused():
+    with DeviceServer(SimulatedOPU(8, 3_000), largest_message=10_000) as server, RemoteOPU(server.address) as opu:
+        bits = np.zeros((100, 1), np.uint8)
+        message = pack_message(bits=bits, n_components=np.array(3_000), identity=opu.identity)
+        with pytest.raises(DeviceInputError, match=r"100 rows of 8 mirrors and 3000 outputs .* send fewer rows"):
+            opu._call("Counts", message)
+
+
+def test_a_calibration_is_not_for_a_remote_device(served):
+    with pytest.raises(DeviceInputError, match="calibrated where it is served"):
+        open_opu(f"remote://{served.address}", calibration=SimulatedOPU(64, 32, preset="anchor").calibrate())
+
+
+@pytest.mark.parametrize("token", ["sésame", "two\nlines"])
+def test_a_token_that_cannot_be_sent_is_refused(served, token):
+    with pytest.raises(DeviceInputError, match="printable ASCII"):
+        RemoteOPU(served.address, token=token)
+    with pytest.raises(DeviceInputError, match="printable ASCII"):
+        DeviceServer(SimulatedOPU(4, 4), token=token)

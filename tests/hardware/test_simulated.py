@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hardware import BitPlanes, Camera, DeviceFault, DeviceInputError, OffAxis, Preset, SimulatedOPU, Usage
+from hardware import (
+    PRESETS,
+    BitPlanes,
+    Camera,
+    DeviceFault,
+    DeviceInputError,
+    Faults,
+    OffAxis,
+    Preset,
+    SimulatedOPU,
+    Usage,
+)
 from hardware.optics import MEDIA
 
 
@@ -281,3 +293,66 @@ def test_what_changes_the_matrix_changes_the_identity():
     identities = {name: SimulatedOPU(30, 20, preset=name).identity for name in names}
     assert identities["ideal"] == identities["noisy-8bit"] == identities["off-axis"]
     assert len(set(identities.values())) == 3
+
+
+@pytest.mark.parametrize("preset", ["ideal", "noisy-8bit"])
+def test_a_zero_row_projects_to_nothing_beside_small_ones(preset):
+    opu = SimulatedOPU(40, 500, preset=preset)
+    rows = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)) * 1e-6
+    rows[1] = 0
+    y = opu.linear_transform(rows)
+    assert (y[1] == 0).all()
+    assert 0.5e-6 < y[0].std() < 2e-6
+
+
+@pytest.mark.parametrize("value", [1e31, 1e300])
+def test_numbers_beyond_float32_are_refused(value):
+    with pytest.raises(DeviceInputError, match=r"must be below 1e\+30, got 1e"):
+        SimulatedOPU(4, 4).linear_transform(torch.full((1, 4), value, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: torch.ones(2, 8).to_sparse(), "dense tensors of ordinary numbers, got torch.sparse_coo"),
+        (lambda: torch.ones(2, 8, device="meta"), "dense tensors of ordinary numbers"),
+        (lambda: np.ma.masked_array(np.ones((2, 8)), np.zeros((2, 8))), "no use for a mask"),
+    ],
+)
+def test_arrays_that_are_no_plain_numbers_are_refused(make, says):
+    with pytest.raises(DeviceInputError, match=says):
+        SimulatedOPU(8, 3).transform(make())
+
+
+def test_the_ideal_preset_injects_faults_too():
+    opu = SimulatedOPU(8, 4, preset=replace(PRESETS["ideal"], faults=Faults(lasting_after=0)))
+    opu.backoff = 0
+    with pytest.raises(DeviceFault):
+        opu.linear_transform(torch.full((1, 8), 0.3))
+    assert opu.usage.frames == 0
+
+
+def test_a_fault_in_the_middle_of_a_batch_loses_nothing(monkeypatch, patterns):
+    monkeypatch.setattr("hardware.opu._AT_ONCE", 16 * 40 * 2)
+    x = patterns(10, 30) * 0.7 - 0.3
+    faulty = replace(PRESETS["noisy-8bit"], faults=Faults(lasting_after=2))
+    opu, sound = SimulatedOPU(30, 40, preset=faulty), SimulatedOPU(30, 40, preset="noisy-8bit")
+    opu.backoff = 0
+    with pytest.raises(DeviceFault):
+        opu.linear_transform(x)
+    assert opu.usage.frames == 0
+    opu.preset = PRESETS["noisy-8bit"]
+    assert torch.equal(opu.linear_transform(x), sound.linear_transform(x))
+
+
+def test_the_state_of_a_device_elsewhere_is_kept_for_it():
+    """A run begun on a GPU goes on without one; what belongs to the GPU's stream waits for it."""
+    opu = SimulatedOPU(8, 4)
+    opu._saved_streams["cuda:0"] = np.arange(16, dtype=np.uint8)
+    opu.generator(torch.device("cpu"))
+    other = SimulatedOPU(8, 4)
+    other.load_state(opu.state())
+    assert other._saved_streams.keys() == {"cuda:0", "cpu"}
+    other.transform(torch.ones(1, 8))
+    with pytest.raises(DeviceFault, match="not the state of a device, or it is damaged"):
+        other.load_state(torch.arange(50, dtype=torch.uint8))
