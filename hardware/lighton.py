@@ -137,6 +137,10 @@ class LightOnOPU(OPU):
         Raises:
             DeviceFault: the device fails, too few good pixels, or linear outputs that do not depend on the input.
         """
+        with self._one_at_a_time:
+            return self._scales_measured()
+
+    def _scales_measured(self) -> Calibration:
         frame = self._frames
         generator = torch.Generator().manual_seed(_PROBES)
         probes = torch.randint(0, 2, (_N_PROBES, self.n_features), generator=generator, dtype=torch.uint8)
@@ -165,7 +169,8 @@ class LightOnOPU(OPU):
         return self._calibration
 
     def _calibrated(self) -> Calibration:
-        return self._calibration or self.calibrate()
+        with self._one_at_a_time:
+            return self._calibration or self.calibrate()
 
     def _counts(self, patterns: Tensor, first_frame: int) -> Tensor:
         pixels = torch.from_numpy(self._calibrated().pixels)

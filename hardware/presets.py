@@ -80,6 +80,6 @@ PRESETS: dict[str, Preset] = {
         n_mirrors=1140 * 912,
         n_pixels=2040 * 1088,
     ),
-    # noisy-8bit whose every fifth measurement fails once.
+    # noisy-8bit of which every fifth attempt at a measurement fails, at random.
     "flaky": replace(_NOISY, faults=Faults(transient=0.2)),
 }
