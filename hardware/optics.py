@@ -92,11 +92,14 @@ class Optics:
         assert isinstance(anchor, Anchor)
         beyond = stop + len(self._weights) - 1
         draw = self.fixed.normal("anchor", Frames(0, 4), start, beyond - start, device) * (anchor.brightness / 2) ** 0.5
-        now = torch.stack((torch.hypot(draw[0], draw[1]), torch.zeros_like(draw[0])))[:, None]
+        begun = speckle_grain(torch.complex(draw[0], draw[1]), self._weights)
+        now = begun[None]
         if self._later is not None:
             cosine, sine = self._turn(frames, start, beyond, device)
-            now = now * cosine + draw[2:, None] * sine
-        return speckle_grain(now, self._weights)
+            turned = torch.complex(draw[0], draw[1]) * cosine + torch.complex(draw[2], draw[3]) * sine
+            now = speckle_grain(turned, self._weights)
+        counted = now * (begun.conj() / begun.abs())
+        return torch.stack((counted.real, counted.imag))
 
     def _lit(self, x: Tensor) -> Tensor:
         """The amplitude on the mirrors, in units of 1/127 of the brightest where a beam's profile is simulated."""

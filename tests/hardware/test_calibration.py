@@ -41,8 +41,10 @@ def test_the_mask_finds_the_bad_pixels_and_no_others(noiseless):
     assert (seen - expected * exposure)[expected < 65_535].abs().max() <= 1
 
 
-def test_weak_anchors_are_masked_as_often_as_the_exponential_says():
-    opu = SimulatedOPU(200, 20_000, preset=PRESETS["anchor"])
+@pytest.mark.parametrize("grain", [0, 0.7])
+def test_weak_anchors_are_masked_as_often_as_the_exponential_says(grain):
+    preset = PRESETS["anchor"]
+    opu = SimulatedOPU(200, 20_000, preset=replace(preset, camera=replace(preset.camera, grain=grain)))
     expected = 1 - math.exp(-0.1)
     assert opu.calibrate().masked == pytest.approx(expected, abs=4 * (expected / 20_000) ** 0.5)
 
