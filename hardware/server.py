@@ -119,6 +119,13 @@ class DeviceServer:
         stopped = self._server.stop(grace)
         self._queue.put(None)
         self._worker.join(grace)
+        self._dismiss()
+        stopped.wait()
+        self._dismiss()  # who came while it stopped
+        self.opu.close()
+
+    def _dismiss(self) -> None:
+        """Give everyone who still waits an error, so that no thread waits for ever."""
         left = [*self._asked, self._held]
         with contextlib.suppress(queue.Empty):
             while True:
@@ -126,8 +133,6 @@ class DeviceServer:
         for request in left:
             if request is not None:
                 request.give(DeviceFault("the server is closing"))
-        stopped.wait()
-        self.opu.close()
 
     def __enter__(self) -> DeviceServer:
         return self

@@ -1,12 +1,28 @@
-"""The README's Python example runs as printed."""
+"""The Python examples of the README and the guides run as printed."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
-    assert "Usage(frames=128" in capsys.readouterr().out  # 32 errors, two patterns each, two frames a pattern
+def examples(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("page", "printed"),
+    [
+        ("README.md", ["Usage(frames=128"]),  # 32 errors, two patterns each, two frames a pattern
+        # 100 rows: one frame each, 2 frames of each of 16 bit planes, and 56 to calibrate.
+        ("docs/device.md", ["Usage(frames=3356", ""]),
+    ],
+)
+def test_the_examples_run(page, printed, capsys):
+    found = examples(page)
+    assert len(found) == len(printed)
+    for example, expected in zip(found, printed, strict=True):
+        exec(compile(example, page, "exec"), {})
+        assert expected in capsys.readouterr().out
