@@ -17,7 +17,20 @@ from opu_dfa.config import config_folder
 from opu_dfa.seeds import stream
 
 ROOT = Path(opu_dfa.__file__).resolve().parent.parent
-HEAVY = {"hydra", "omegaconf", "wandb", "matplotlib", "rich", "scipy", "sklearn", "numba", "torchvision", "lightonml"}
+HEAVY = {
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "matplotlib",
+    "rich",
+    "scipy",
+    "sklearn",
+    "numba",
+    "llvmlite",
+    "torchvision",
+    "lightonml",
+    "grpc",
+}
 
 
 @pytest.mark.parametrize("package", ["hardware", "opu_dfa"])
