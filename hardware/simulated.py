@@ -142,10 +142,11 @@ class SimulatedOPU(OPU):
         if self.preset.holography is not None or is_binary(rows):
             return None
         first = self._ready(self._frames)
-        levels = n_levels(rows.double())
+        exact = rows.double()
+        levels = n_levels(exact)
         n_frames = self.frames_per_projection * (levels - 1 if levels else BitPlanes().n_patterns)
         self._frames += len(rows) * n_frames
-        return self._exact(rows.double(), Frames(first, len(rows), n_frames))
+        return self._exact(exact, Frames(first, len(rows), n_frames))
 
     def _counts(self, patterns: Tensor, first_frame: int) -> Tensor:
         first_frame = self._ready(first_frame)

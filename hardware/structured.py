@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -48,15 +49,20 @@ class StructuredMedium(Medium):
     def field(self, x: Tensor | Packed, start: int, stop: int, parts: int = 2) -> Tensor:
         assert isinstance(x, Tensor)
         out = torch.empty(parts, len(x), stop - start, device=x.device)
-        for block in range(start // self.padded, math.ceil(stop / self.padded)):
-            first, last = max(start, block * self.padded), min(stop, (block + 1) * self.padded)
-            inside = slice(first - block * self.padded, last - block * self.padded)
-            place = out[:, :, first - start : last - start]
+        for block, inside, rows in self._blocks(start, stop):
+            place = out[:, :, rows]
             if x.device.type == "cpu":
                 self._compiled_block(place, x, self.quarters(block), inside.start)
             else:
                 place.copy_(self._block(x.float(), self.quarters(block), parts)[:, :, inside])
         return out
+
+    def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, slice, slice]]:
+        """The blocks that rows `start:stop` lie in: which, its rows that are meant, and their places in the range."""
+        for block in range(start // self.padded, math.ceil(stop / self.padded)):
+            begin = block * self.padded
+            first, last = max(start, begin), min(stop, begin + self.padded)
+            yield block, slice(first - begin, last - begin), slice(first - start, last - start)
 
     def _compiled_block(self, out: Tensor, x: Tensor, quarters: np.ndarray, start: int) -> None:
         from hardware import kernels
@@ -82,11 +88,9 @@ class StructuredMedium(Medium):
 
     def adjoint(self, g: Tensor, start: int, stop: int) -> Tensor:
         total = torch.zeros(g.shape[1], self.n_features, device=g.device)
-        for block in range(start // self.padded, math.ceil(stop / self.padded)):
-            first, last = max(start, block * self.padded), min(stop, (block + 1) * self.padded)
-            inside = slice(first - block * self.padded, last - block * self.padded)
+        for block, inside, rows in self._blocks(start, stop):
             both = torch.zeros(2, g.shape[1], self.padded, device=g.device)
-            both[: len(g), :, inside] = g[:, :, first - start : last - start]
+            both[: len(g), :, inside] = g[:, :, rows]
             d1, d2, d3 = _phases(self.quarters(block), g.device)
             u = walsh_hadamard(both)
             turned = torch.stack((u[0] * d3.real + u[1] * d3.imag, u[1] * d3.real - u[0] * d3.imag))
@@ -101,12 +105,11 @@ def walsh_hadamard(x: Tensor) -> Tensor:
     >>> walsh_hadamard(torch.eye(16)[1])[:4]
     tensor([ 1., -1.,  1., -1.])
     """
-    n = x.shape[-1]
     if x.device.type == "cpu":
         from hardware import kernels
 
         rows = x.float().clone(memory_format=torch.contiguous_format)
-        kernels.walsh_hadamard_rows(rows.view(-1, n).numpy())
+        kernels.walsh_hadamard_rows(rows.view(-1, x.shape[-1]).numpy())
         return rows
     return plain_walsh_hadamard(x)
 
