@@ -1,89 +1,61 @@
 """The local backward engine of direct feedback alignment.
 
-In DFA (Nøkland 2016) block l learns from δ_l = B e, a fixed random projection of the output error e, in place of the
-gradient that backpropagation would carry down to its output: the block's parameters get (∂h_l/∂θ_l)ᵀ δ_l. The engine
-applies this to a model as it stands, with forward hooks alone:
+In DFA (Nøkland 2016, arXiv 1609.01596) block l learns from δ_l = B e, a fixed random projection of the output error e,
+in place of the gradient that backpropagation would carry down to its output: the block's parameters get
+(∂h_l/∂θ_l)ᵀ δ_l. The engine applies this to a model as it stands, with forward hooks alone (`opu_dfa.dfa.cut`):
 
 - each block's output leaves the block detached, so what follows it never asks for a gradient with respect to it, and
   the product that would compute one is not done;
 - the undetached output is kept as the block's *tap*;
-- `backward` differentiates the loss through what follows the last block, takes e on the way, projects it once, and
-  starts one local backward from all taps.
+- `backward` takes e, projects it once, and starts one backward pass from the output and from all taps.
 
 What stands between two blocks belongs to the later one, what stands before the first to the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.nn.parallel import DistributedDataParallel
 
+from opu_dfa.dfa.alignment import Alignment, flat_gradient
+from opu_dfa.dfa.blocks import call, floating, leaves, resolve_blocks, width
+from opu_dfa.dfa.cut import Cut, Record
 from opu_dfa.dfa.feedback import Feedback
+from opu_dfa.dfa.probe import jacobian_products, undisturbed
+from opu_dfa.errors import DivergedError
+
+__all__ = ["DirectFeedback", "ErrorAt", "resolve_blocks"]
 
 ErrorAt = Literal["output", "hidden"]
-
-
-@dataclass
-class _Record:
-    """What one forward pass leaves for its backward: the taps in order, and what the error passes through."""
-
-    taps: list[Tensor] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    hidden: Tensor | None = None
-    through_input: Tensor | None = None
-
-
-def resolve_blocks(model: nn.Module, blocks: Sequence[str | nn.Module]) -> dict[str, nn.Module]:
-    """The modules that `blocks` names: exact names, globs (`*` stands within one dotted part) or modules, in order.
-
-    Raises:
-        ValueError: a name or glob that matches no module, or a module that is not part of the model.
-
-    >>> net = nn.Sequential(nn.Sequential(nn.Linear(2, 2)), nn.ReLU())
-    >>> list(resolve_blocks(net, ["0.*", net[1]]))
-    ['0.0', '1']
-    """
-    modules = dict(model.named_modules())
-    found: dict[str, nn.Module] = {}
-    for wanted in blocks:
-        if isinstance(wanted, nn.Module):
-            matches = [name for name, module in modules.items() if module is wanted]
-        else:
-            matches = [
-                name
-                for name in modules
-                if name.count(".") == wanted.count(".")
-                and all(fnmatchcase(*parts) for parts in zip(name.split("."), wanted.split("."), strict=True))
-            ]
-        if not matches:
-            known = ", ".join(name for name in modules if name and name.count(".") < 2)
-            raise ValueError(f"no module of the model matches the block {wanted!r}; it has {known}")
-        found.update({name: modules[name] for name in matches})
-    if not found:
-        raise ValueError('no blocks given; name at least one, for example blocks=["blocks.*"]')
-    return found
 
 
 class DirectFeedback:
     """Train a model's blocks by direct feedback alignment, without rewriting the model.
 
+    An error of shape (*lead, K) serves taps whose shapes begin with `lead`: a tap (batch, C, H, W) reads a signal of
+    width C·H·W from an error (batch, K), a tap (batch, T, d) one of width d from an error (batch, T, K).
+
     Args:
-        model: any `nn.Module`.
+        model: any `nn.Module`; of a `DistributedDataParallel` the module within is meant.
         blocks: names, globs or modules, in the order they run; each must return a tensor, or a tuple led by one.
         feedback: the operator that projects the error.
         error_at: "output" takes e = dL/d(output of the model); "hidden" takes e = dL/d(output of the last block).
-        through: name of a module (a final norm, say) through whose exact local derivative the projected error passes
-            before it reaches the blocks; it must map `width` to `width`.
+        through: name of a module between the blocks and the output (a final norm, a pooling neck, a graph propagation).
+            The signal then has the shape of that module's output, and its exact local derivative, with respect to the
+            first floating-point tensor it takes, brings it to the shape of its input, which is that of every tap.
 
     Raises:
         ValueError: blocks or `through` that are not in the model.
+
+    What a block returns may be changed in place by what follows only if the block does not need it for its own
+    gradient; PyTorch refuses the rest. A block that is compiled must be a module of its own
+    (`model.blocks[i] = torch.compile(block)`) or compiled in place (`block.compile()`).
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     >>> from opu_dfa.dfa.feedback import GaussianFeedback
@@ -105,191 +77,214 @@ class DirectFeedback:
     ) -> None:
         if error_at not in ("output", "hidden"):
             raise ValueError(f'error_at is "output" or "hidden", got {error_at!r}')
-        self.model = model
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.feedback = feedback
-        self.blocks = resolve_blocks(model, blocks)
+        self.blocks = resolve_blocks(self.model, blocks)
         self.error_at = error_at
-        self._through = resolve_blocks(model, [through])[through] if through else None
-        self._record: _Record | None = None
-        self._cutting = True
-        self._last = next(reversed(self.blocks))
-        self._hooks: list[RemovableHandle] = [
-            model.register_forward_pre_hook(self._start),
-            model.register_forward_hook(self._finish, always_call=True),  # after a failed forward too
-        ]
-        for name, block in self.blocks.items():
-            self._hooks.append(block.register_forward_hook(self._cutter(name)))
-        if self._through is not None:
-            self._hooks.append(self._through.register_forward_pre_hook(self._keep_through_input))
+        self._through = resolve_blocks(self.model, [through])[through] if through else None
+        self._cut = Cut(self.model, self.blocks, self._through, keep_hidden=error_at == "hidden")
 
-    def backward(self, loss: Tensor, out: Tensor) -> None:
+    def backward(self, loss: Tensor | Sequence[Tensor], out: Tensor | Sequence[Tensor]) -> None:
         """Fill `.grad` of every parameter: exact gradients after the last block, feedback gradients in the blocks.
 
         Args:
-            loss: a scalar computed from `out`.
-            out: what `model(...)` returned (the tensor itself, or a tensor inside what it returned).
+            loss: a scalar computed from `out`, or several, which are summed.
+            out: what `model(...)` returned (a tensor of it, or several). The errors of several outputs of one forward
+                pass are joined in their last dimension; outputs of several forward passes serve each its own blocks.
 
         Raises:
             RuntimeError: `out` does not come from a forward pass that recorded its blocks, the loss does not depend on
                 it, or nothing follows the last block.
+            ValueError: errors, taps and operator do not fit each other.
         """
-        record: _Record | None = getattr(out, "_dfa_record", None)
-        if record is None or not record.taps:
-            raise RuntimeError(
-                "this output carries no record of its blocks: pass backward the tensor that model(...) returned, in "
-                "training with gradients enabled, once"
-            )
-        source = out if self.error_at == "output" else record.hidden
-        if source is None:
-            raise RuntimeError(f"the last block, {self._last!r}, did not run in this forward pass")
-        if not loss.requires_grad:
+        losses, outs = _several(loss), _several(out)
+        served: dict[Record, list[Tensor]] = {}
+        for tensor in outs:
+            served.setdefault(Record.of(tensor), []).append(tensor)
+        if not any(each.requires_grad for each in losses):
             raise RuntimeError(
                 "nothing after the last block asks for a gradient: leave the output layer out of the blocks, it learns "
                 "by ordinary backprop"
             )
-        caught: list[Tensor] = []
-        handle = source.register_hook(caught.append)
-        loss.backward(retain_graph=True)  # what stands before a block may also reach the head past it
-        handle.remove()
-        if not caught:
-            raise RuntimeError(f"the loss does not depend on the model's {self.error_at}: no error to project")
-        signals = self.feedback(caught[0], [tap.shape[-1] for tap in record.taps])
-        if self._through is not None:
-            signals = self._local_derivative(record, signals)
-        taps, record.taps = record.taps, []
-        torch.autograd.backward(taps, [s.to(t.dtype) for s, t in zip(signals, taps, strict=True)])
+        roots: list[Tensor] = losses
+        gradients: list[Tensor | None] = [None] * len(losses)
+        errors: list[Tensor] = []
+        untaught = {record: found for record, found in served.items() if record.taps}
+        if untaught and self.error_at == "hidden":
+            errors = self._hidden_errors(losses, untaught)
+            roots, gradients = [], []
+        elif untaught:
+            # The loss is walked once more with the taps, unless this output is all it depends on: then from there on.
+            alone = len(outs) == 1 and next(leaves(losses, outs), None) is None
+            errors = self._output_errors(losses, untaught, keep=not alone)
+            if alone:
+                roots, gradients = outs, list(errors)
+        for record, error in zip(untaught, errors, strict=True):
+            roots, gradients = [*roots, *record.taps], [*gradients, *self._signals(record, error)]
+        torch.autograd.backward(roots, gradients)
+        for record in served:
+            record.clear()
 
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Within, the model is whole: forward passes record nothing and `loss.backward()` is backpropagation."""
-        cutting, self._cutting = self._cutting, False
+        whole, self._cut.whole = self._cut.whole, True
         try:
             yield
         finally:
-            self._cutting = cutting
+            self._cut.whole = whole
 
-    def alignment(self, loss_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> dict[str, float]:
-        """Cosine between the DFA and the backpropagation gradient of each block's parameters, on one batch.
+    @contextmanager
+    def targets(self, target: Tensor) -> Iterator[None]:
+        """Within, each block learns from B t as soon as it has run, and its graph is freed at once: direct random
+        target projection (Frenkel et al. 2021, arXiv 1909.01311). `backward` then trains what follows the last block.
 
-        A block's parameters are those its tap depends on, what stands before it included. The parameters' `.grad` are
-        left as they were; the feedback is really asked (a device counts the frames).
+        Not under `DistributedDataParallel`, which awaits gradients only after the forward pass.
 
         Args:
-            loss_fn: loss of (output, y); x, y: the batch.
+            target: t, what stands for the error, of shape (*lead, K): -one_hot(y) / batch for a mean cross-entropy.
+
+        Raises:
+            ValueError: the engine has a `through`, whose input is not known before the forward pass.
+
+        >>> from opu_dfa.dfa.feedback import GaussianFeedback
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        >>> dfa = DirectFeedback(model, blocks=["1"], feedback=GaussianFeedback(n_features=3, n_components=8))
+        >>> with dfa.targets(-torch.eye(3) / 3):
+        ...     out = model(torch.ones(3, 4))
+        >>> model[0].weight.grad is None, model[2].weight.grad is None
+        (False, True)
+        >>> dfa.backward(nn.functional.cross_entropy(out, torch.arange(3)), out)
+        """
+        if self._through is not None:
+            raise ValueError(
+                "with targets a block learns before the module of `through` has run, so its derivative is not known: "
+                "leave `through` out"
+            )
+        with torch.no_grad():
+            (signal,) = self.feedback(target, [self.feedback.n_components])
+        self._cut.teach = partial(self._teach, signal)
+        try:
+            yield
+        finally:
+            self._cut.teach = None
+
+    def align(self, x: Any, generator: torch.Generator) -> None:
+        """Show the feedback operator a random product of the model's Jacobian at the batch x (`jacobian_products`)."""
+        self.feedback.align(*self.jacobian_products(x, generator))
+
+    def jacobian_products(self, x: Any, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
+        """Random tangents at the blocks' outputs and what they do to the output: see `probe.jacobian_products`."""
+        return jacobian_products(self.model, self.blocks, x, generator, self.error_at, self._through)
+
+    def alignment(self, loss_fn: Callable[[Any, Any], Tensor], x: Any, y: Any) -> dict[str, Alignment]:
+        """Cosine between the DFA and the backpropagation gradient of each block's parameters, on one batch.
+
+        A block's parameters are those its tap depends on, what stands before it included. Both passes draw the same
+        dropout masks. Gradients, running statistics and the global random state are left as they were; the feedback
+        is really asked (a device counts the frames, a random encoding draws on).
+
+        Args:
+            loss_fn: loss of (output, y); x, y: the batch. The members of a tuple x are the model's arguments; of an
+                output that is not a tensor the first floating-point tensor gives the error.
 
         Returns:
             The cosine by the block's name, in the order the blocks ran.
         """
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        parameters = [p for p in (*self.model.parameters(), *self.feedback.parameters()) if p.requires_grad]
         kept = [p.grad for p in parameters]
         try:
             _clear(parameters)
-            out = self.model(x)
-            record: _Record = out._dfa_record
-            owned = {name: _parameters_of(tap) for name, tap in zip(record.names, record.taps, strict=True)}
-            self.backward(loss_fn(out, y), out)
-            by_feedback = {name: _gradient(mine) for name, mine in owned.items() if mine}
+            with torch.enable_grad(), undisturbed(self.model):
+                returned = call(self.model, x)
+                out = floating(returned, "the model's output")
+                record = Record.of(out)
+                owned: dict[str, list[Tensor]] = {name: [] for name in record.names}
+                for name, tap in zip(record.names, record.taps, strict=True):
+                    owned[name] += [p for p in leaves([tap]) if isinstance(p, nn.Parameter)]
+                self.backward(loss_fn(returned, y), out)
+            ours = {name: flat_gradient(mine) for name, mine in owned.items() if mine}
             _clear(parameters)
-            with self.exact():
-                loss_fn(self.model(x), y).backward()
-            return {
-                name: torch.nn.functional.cosine_similarity(gradient, _gradient(owned[name]), dim=0).item()
-                for name, gradient in by_feedback.items()
-            }
+            with torch.enable_grad(), undisturbed(self.model), self.exact():
+                loss_fn(call(self.model, x), y).backward()
+            return {name: Alignment.between(mine, flat_gradient(owned[name])) for name, mine in ours.items()}
         finally:
             for p, grad in zip(parameters, kept, strict=True):
                 p.grad = grad
 
+    def check_gradients(self) -> None:
+        """Look for the cause of a gradient whose norm is not finite; call it then only, for it reads every gradient.
+
+        Raises:
+            DivergedError: names the first block with a gradient that is not finite, or what lies outside the blocks.
+        """
+        of_blocks = [(f"{name}.{key}", name, p) for name, b in self.blocks.items() for key, p in b.named_parameters()]
+        outside = [(key, None, p) for key, p in self.model.named_parameters()]
+        for key, block, p in [*of_blocks, *outside]:
+            if p.grad is not None and not p.grad.isfinite().all():
+                where = f"in the block {block!r}" if block else "outside the blocks"
+                raise DivergedError(
+                    f"the gradient of {key}, {where}, is not finite: lower the learning rate, clip gradients, or "
+                    f"normalise the block's output"
+                )
+
     def detach(self) -> None:
         """Remove every hook: the model is as it was before."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._cut.remove()
 
-    def _recording(self) -> bool:
-        return self._cutting and torch.is_grad_enabled()
+    def _teach(self, signal: Tensor, record: Record, name: str, tap: Tensor) -> None:
+        """The block's gradient, from its slice of the target's projection."""
+        record.taught.append(width(tap.shape, signal.shape[:-1], f"the block {name!r}"))
+        mine = signal[..., self.feedback.slices(record.taught)[-1]]
+        torch.autograd.backward(tap, mine.reshape(tap.shape).to(tap.dtype))
 
-    def _start(self, module: nn.Module, inputs: Any) -> None:
-        self._record = _Record() if self._recording() else None
+    def _output_errors(self, losses: list[Tensor], served: Mapping[Record, list[Tensor]], keep: bool) -> list[Tensor]:
+        """dL/d(output) of each forward pass; those of its several outputs side by side."""
+        outs = [out for each in served.values() for out in each]
+        found = iter(torch.autograd.grad(losses, outs, retain_graph=keep, allow_unused=True))
+        errors = []
+        for each in served.values():
+            parts = [next(found) for _ in each]
+            if all(part is None for part in parts):
+                raise RuntimeError("the loss does not depend on the model's output: no error to project")
+            whole = [torch.zeros_like(out) if part is None else part for out, part in zip(each, parts, strict=True)]
+            errors.append(whole[0] if len(whole) == 1 else torch.cat(whole, dim=-1))
+        return errors
 
-    def _finish(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        # The record lives and dies with the output: a forward without a backward leaves nothing behind.
-        record, self._record = self._record, None
-        if record is not None:
-            for tensor in _tensors(output):
-                tensor._dfa_record = record  # type: ignore[attr-defined]
+    def _hidden_errors(self, losses: list[Tensor], served: Mapping[Record, list[Tensor]]) -> list[Tensor]:
+        """dL/d(output of the last block) of each forward pass, found on the way to the gradients behind it."""
+        if any(record.hidden is None for record in served):
+            raise RuntimeError(f"the last block, {list(self.blocks)[-1]!r}, did not run in this forward pass")
+        torch.autograd.backward(losses, retain_graph=True)  # what stands before a block may reach the head past it
+        errors = [
+            record.hidden.grad for record in served if record.hidden is not None and record.hidden.grad is not None
+        ]
+        if len(errors) < len(served):
+            raise RuntimeError("the loss does not depend on the model's hidden state: no error to project")
+        return errors
 
-    def _cutter(self, name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def cut(module: nn.Module, inputs: Any, output: Any) -> Any:
-            record = self._record
-            if record is None:
-                return None
-            tap = output[0] if isinstance(output, tuple) else output
-            if tap.requires_grad:
-                record.taps.append(tap)
-                record.names.append(name)
-            passed = tap.detach()
-            if name == self._last and self.error_at == "hidden":
-                record.hidden = passed.requires_grad_()
-            return (passed, *output[1:]) if isinstance(output, tuple) else passed
-
-        return cut
-
-    def _keep_through_input(self, module: nn.Module, inputs: Any) -> None:
-        if self._record is not None:
-            self._record.through_input = inputs[0].detach()
-
-    def _local_derivative(self, record: _Record, signals: list[Tensor]) -> list[Tensor]:
-        """Jᵀδ for each distinct signal, J the derivative of the `through` module at the input it saw."""
-        assert self._through is not None
-        if record.through_input is None:
+    @torch.no_grad()
+    def _signals(self, record: Record, error: Tensor) -> list[Tensor]:
+        """What each tap learns from, in its shape and type."""
+        if self._through is not None and record.passed is None:
             raise RuntimeError("the `through` module did not run in this forward pass")
-        # The blocks of a shared projection read the same signal: its pull through the norm is computed once.
-        alike = self.feedback.layout == "shared" and len({s.shape for s in signals}) == 1
-        with torch.enable_grad():
-            at = record.through_input.requires_grad_()
-            passed = self._through(at)
-            pulled: list[Tensor] = []
-            for signal in signals[:1] if alike else signals:
-                at.grad = None
-                torch.autograd.backward(passed, signal.to(passed.dtype), retain_graph=not alike, inputs=[at])
-                assert at.grad is not None
-                pulled.append(at.grad)
-        return pulled * len(signals) if alike else pulled
+        read = record.read()
+        widths = [width(each.shape, error.shape[:-1], whose) for whose, each in read]
+        signals = self.feedback(error, widths)
+        rows = error.shape[:-1].numel()
+        self.feedback.learn(
+            error.reshape(rows, -1).float(),
+            [each.detach().reshape(rows, size) for (_, each), size in zip(read, widths, strict=True)],
+        )
+        if self._through is not None:
+            signals = record.pull(signals)
+        return [s.reshape(tap.shape).to(tap.dtype) for s, tap in zip(signals, record.taps, strict=True)]
+
+
+def _several(tensor: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [tensor] if isinstance(tensor, Tensor) else list(tensor)
 
 
 def _clear(parameters: Sequence[Tensor]) -> None:
     for p in parameters:
         p.grad = None
-
-
-def _gradient(parameters: Sequence[Tensor]) -> Tensor:
-    """The gradients of some parameters as one float64 vector; zeros where there is none."""
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in parameters])
-
-
-def _parameters_of(tap: Tensor) -> list[Tensor]:
-    """The leaves that a tap depends on, found by walking its graph: its block's own parameters, inputs being cut."""
-    found: dict[int, Tensor] = {}
-    waiting, seen = [tap.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found[id(node.variable)] = node.variable
-        waiting.extend(previous for previous, _ in node.next_functions)
-    return list(found.values())
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every tensor in what a model returned."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (tuple, list)):
-        for value in output:
-            yield from _tensors(value)
