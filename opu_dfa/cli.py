@@ -26,6 +26,8 @@ verbs
   opu-dfa train steps=20              a short run
   opu-dfa train task.text=FILE        your own UTF-8 text
   opu-dfa train feedback=gaussian     a digital random matrix in place of the device
+  opu-dfa train experiment=digits     another task with the model and settings that fit it (configs/experiment)
+  opu-dfa train method=dfa            one method alone: dfa, bp or frozen
   opu-dfa train resume=RUN            continue an interrupted run
   opu-dfa train --cfg job             show every setting
   opu-dfa device info                 what the simulated device is; opu=auto, lighton or remote for another
@@ -127,8 +129,10 @@ def _resume(where: str, console: Console) -> int:
 
 
 def _train_composed(console: Console, config: dict[str, Any], folder: Path) -> int:
-    if config["task"].get("text"):  # a run may be resumed from another folder
-        config["task"]["text"] = str(Path(str(config["task"]["text"])).expanduser().absolute())
+    for key in ("text", "test"):  # a run may be resumed from another folder
+        if config["task"].get(key):
+            named = Path(str(config["task"][key])).expanduser()
+            config["task"][key] = str(named.absolute() if named.exists() else named)
     return _train(config, folder, console)
 
 

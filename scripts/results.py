@@ -44,13 +44,13 @@ def main() -> None:
     lines = [*default_part(defaults)]
     (docs / "results.md").write_text("\n".join(lines))
     drawn = train("head-as-drawn", ["feedback.align_head=0"])
-    variants = [(title, words, train(slug(words), [*words, "methods=[dfa]"])) for title, words in VARIANTS]
+    variants = [(title, words, train(slug(words), [*words, "method=[dfa]"])) for title, words in VARIANTS]
     lines += variant_part(defaults[0], drawn, variants)
     (docs / "results.md").write_text("\n".join(lines))
     sweep = {
         (method, rate): defaults[0]  # the default rate has been run
         if rate == defaults[0]["methods"][method]["learning_rate"]
-        else train(f"{method}-{rate:g}", [f"optimizer.lr.{method}={rate:g}", f"methods=[{method}]"])
+        else train(f"{method}-{rate:g}", [f"optimizer.lr.{method}={rate:g}", f"method=[{method}]"])
         for method in METHODS
         for rate in RATES[method]
     }
@@ -87,7 +87,7 @@ def default_part(defaults: list[dict[str, Any]]) -> Iterator[str]:
     yield "Written by `make results` (`scripts/results.py`); do not edit by hand."
     yield ""
     yield (
-        f"Task: {first['task']}, {first['unit']}; {first['steps']} steps of {first['tokens_per_step']:,} tokens. All "
+        f"Task: {first['task']}, {first['unit']}; {first['steps']} steps of {first['items_per_step']:,} tokens. All "
         "methods share the initial weights, the order of the data and the budget; the learning rate of each is taken "
         "from the same sweep. Recovery is (frozen - DFA) / (frozen - backprop): 0 is no better than training the head "
         "alone, 1 is as good as backprop."

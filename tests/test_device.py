@@ -87,7 +87,7 @@ def test_a_run_trains_on_a_served_device(tmp_path):
         "model.n_blocks=1",
         "model.n_heads=2",
         "task.context=16",
-        "methods=[dfa]",
+        "method=[dfa]",
     ]
     train = [sys.executable, "-m", "opu_dfa.cli", "train", *small, "opu.preset=ideal"]
 

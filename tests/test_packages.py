@@ -30,6 +30,9 @@ HEAVY = {
     "torchvision",
     "lightonml",
     "grpc",
+    "torch_geometric",
+    "tokenizers",
+    "transformers",
 }
 
 

@@ -6,35 +6,56 @@ drawn and trains what follows: the control that says how much of a result the he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hardware import OPU
 from opu_dfa.dfa import DirectFeedback
+from opu_dfa.dfa.engine import ErrorAt
 from opu_dfa.models import build_model
-from opu_dfa.tasks.text import TextTask
-from opu_dfa.training.operator import Operator
+from opu_dfa.seeds import stream
+from opu_dfa.tasks import Task
+from opu_dfa.tasks.task import apply
+from opu_dfa.training.operator import FeedbackSettings, Operator
 from opu_dfa.training.settings import Method, TrainSettings
 
 
 @dataclass
 class Learner:
-    """A model, its optimiser, the engine that fills its gradients (None for exact ones), and the engine's device."""
+    """A model, its optimiser, and how its gradients are filled: by the engine, or exactly where there is none."""
 
     model: nn.Module
+    task: Task
     optimizer: torch.optim.Optimizer
     engine: DirectFeedback | None
+    feedback: FeedbackSettings
     opu: OPU | None
+    tangents: torch.Generator
 
-    def backward(self, loss: Tensor, out: Tensor) -> None:
-        if self.engine is None:
+    def gradients(self, x: Any, y: Any, step: int, check: Callable[[float], None]) -> float:
+        """Fill the gradients of a batch, and return its loss after `check` has seen it."""
+        engine, chosen = self.engine, self.feedback
+        if engine is None:
+            loss, _ = self._loss(x, y, check)
             loss.backward()
+        elif chosen.calibrate_every and (step + 1) % chosen.calibrate_every == 0:
+            with engine.exact():
+                loss, _ = self._loss(x, y, check)
+            loss.backward()
+        elif chosen.error_at == "target":
+            with engine.targets(self.task.error_of_target(y)):
+                loss, out = self._loss(x, y, check)
+            engine.backward(loss, out)
         else:
-            self.engine.backward(loss, out)
+            if chosen.name == "aligned" and step % chosen.sample_every == 0:
+                engine.align(x, self.tangents)
+            loss, out = self._loss(x, y, check)
+            engine.backward(loss, out)
+        return loss.item()
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -42,14 +63,25 @@ class Learner:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def state(self) -> dict[str, Any]:
-        return {"model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict()}
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "tangents": self.tangents.get_state(),
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.tangents.set_state(state["tangents"])
+
+    def _loss(self, x: Any, y: Any, check: Callable[[float], None]) -> tuple[torch.Tensor, Any]:
+        out = apply(self.model, x)
+        loss = self.task.loss(out, y)
+        check(loss.item())
+        return loss, out
 
 
-def build_learner(method: Method, run: TrainSettings, task: TextTask, operator: Operator) -> Learner:
+def build_learner(method: Method, run: TrainSettings, task: Task, operator: Operator) -> Learner:
     """The learner of a method at its start. All methods start from the same weights, an aligned head included.
 
     Raises:
@@ -61,16 +93,19 @@ def build_learner(method: Method, run: TrainSettings, task: TextTask, operator: 
     model.to(run.torch_device)
     engine = None
     if method == "dfa":
-        error_at = operator.settings.error_at
-        through = layout.through if error_at == "output" else None
+        error_at: ErrorAt = "hidden" if operator.settings.error_at == "hidden" else "output"
+        through = layout.through if operator.settings.error_at == "output" else None
         engine = DirectFeedback(model, layout.taps, operator.feedback(model, layout), error_at, through)
     elif method == "frozen":
         model.requires_grad_(False)
         for name in layout.trained_after:
             module = model.get_submodule(name)
-            for key, weight in module.named_parameters(recurse=False):
-                setattr(module, key, nn.Parameter(weight.detach().clone()))  # of its own, where weights are tied
+            for owner in module.modules():
+                for key, weight in owner.named_parameters(recurse=False):
+                    setattr(owner, key, nn.Parameter(weight.detach().clone()))  # of its own, where weights are tied
     trained = [p for p in model.parameters() if p.requires_grad]
+    if engine is not None:  # an operator may learn too
+        trained += list(engine.feedback.parameters())
     optimizer = torch.optim.AdamW(
         # Matrices decay; norms and biases do not.
         [
@@ -81,4 +116,12 @@ def build_learner(method: Method, run: TrainSettings, task: TextTask, operator: 
         betas=(run.optimizer.beta1, run.optimizer.beta2),
         fused=True,
     )
-    return Learner(model, optimizer, engine, operator.opu if engine else None)
+    return Learner(
+        model,
+        task,
+        optimizer,
+        engine,
+        operator.settings,
+        operator.opu if engine else None,
+        stream(run.seed, "tangents"),
+    )

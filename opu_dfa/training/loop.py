@@ -8,29 +8,38 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hardware import DeviceError
 from opu_dfa.errors import ConfigError, DivergedError, UserError
 from opu_dfa.seeds import stream
-from opu_dfa.tasks.text import TextTask
+from opu_dfa.tasks import Task
+from opu_dfa.tasks.task import Split, apply
 from opu_dfa.training.learner import Learner
 from opu_dfa.training.settings import OptimizerSettings, TrainSettings
 
 _EXPLODED = 3.0  # times the first loss: no useful training passes through it
-_QUICK_WINDOWS = 128  # validation windows looked at during training; all of them at the end
+_QUICK = 128  # validation examples looked at during training; all of them at the end
+_PLATEAU = 0.2  # what the "plateau" schedule multiplies the rate by
 
 
 def learning_rate_factor(step: int, steps: int, optimizer: OptimizerSettings) -> float:
-    """Linear warm-up over the first `warmup` of the steps, then a cosine down to `final`.
+    """Linear warm-up over the first `warmup` of the steps, then the schedule's share of the peak rate.
 
     >>> from types import SimpleNamespace
-    >>> [round(learning_rate_factor(s, 100, SimpleNamespace(warmup=0.1, final=0.0)), 3) for s in (0, 9, 55, 99)]
+    >>> cosine = SimpleNamespace(schedule="cosine", warmup=0.1, final=0.0)
+    >>> [round(learning_rate_factor(s, 100, cosine), 3) for s in (0, 9, 55, 99)]
     [0.1, 1.0, 0.5, 0.0]
+    >>> noam = SimpleNamespace(schedule="noam", warmup=0.1, final=0.0)
+    >>> [round(learning_rate_factor(s, 100, noam), 3) for s in (0, 9, 39)]
+    [0.1, 1.0, 0.5]
     """
     rise = max(1, round(optimizer.warmup * steps))
     if step < rise:
         return (step + 1) / rise
+    if optimizer.schedule == "noam":
+        return math.sqrt(rise / (step + 1))
+    if optimizer.schedule != "cosine":
+        return 1.0
     progress = (step - rise) / max(1, steps - rise)
     return optimizer.final + (1 - optimizer.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -46,7 +55,7 @@ class Loop:
         self,
         method: str,
         learner: Learner,
-        task: TextTask,
+        task: Task,
         settings: TrainSettings,
         observe: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -63,6 +72,9 @@ class Loop:
         self.probe_frames = self._frames()  # spent on measuring (the feedback's columns, alignment), not on training
         self._data = stream(settings.seed, "data")
         self._device = settings.torch_device
+        self._first_norms = self._block_norms()
+        self._best_loss: float | None = None
+        self._plateaus = 1.0  # what plateaus have left of the learning rate
 
     @property
     def done(self) -> bool:
@@ -82,24 +94,23 @@ class Loop:
         settings, learner, step = self.settings, self.learner, self.steps_done
         record: dict[str, Any] = {"method": self.method, "step": step + 1}
         if learner.engine and step % settings.alignment_every == 0:
-            x, y = self._to_device(next(self.task.validation(settings.batch_size, settings.batch_size)))
+            x, y = self._to_device(next(self.task.examples("validation", settings.batch_size, settings.batch_size)))
             before = self._frames()
-            self.alignment = learner.engine.alignment(self.task.loss, x, y)
+            measured = learner.engine.alignment(self.task.loss, x, y)
             self.probe_frames += self._frames() - before
+            self.alignment = {block: float(cosine) for block, cosine in measured.items()}
             record["alignment"] = self.alignment
+            record["norm_ratio"] = {block: found.norm_ratio for block, found in measured.items()}
+            record["sign_agreement"] = {block: found.sign_agreement for block, found in measured.items()}
 
         started, cpu_started = time.perf_counter(), time.process_time()
-        factor = learning_rate_factor(step, settings.steps, settings.optimizer)
+        factor = self._plateaus * learning_rate_factor(step, settings.steps, settings.optimizer)
         peak = getattr(settings.optimizer.lr, self.method)
         for group in learner.optimizer.param_groups:
             group["lr"] = peak * factor
         x, y = self._to_device(self.task.batch(settings.batch_size, self._data))
         learner.optimizer.zero_grad(set_to_none=True)
-        out = learner.model(x)
-        loss = self.task.loss(out, y)
-        value = loss.item()
-        self._guard(value)
-        learner.backward(loss, out)
+        loss = learner.gradients(x, y, step, self._guard)
         norm = self._clip()
         learner.optimizer.step()
 
@@ -109,30 +120,28 @@ class Loop:
         self.cpu_seconds += time.process_time() - cpu_started
         validating = last or self.steps_done % settings.validate_every == 0
         if validating or self.steps_done % settings.log_every == 0 or "alignment" in record:
-            record |= {"loss": value, "lr": peak * factor, "gradient_norm": norm}
+            record |= {"loss": loss, "lr": peak * factor, "gradient_norm": norm}
             if learner.opu is not None:
                 record["frames"] = self._frames()
             if validating:
-                record["val_loss"] = self.validate(None if last else _QUICK_WINDOWS)
-            record["tokens_per_second"] = round(self.tokens_per_second, 1)
+                record |= {f"val_{name}": value for name, value in self.evaluate("validation", last).items()}
+                self._watch(record["val_loss"])
+            record["items_per_second"] = round(self.items_per_second, 1)
             self.observe(record)
 
     @property
-    def tokens_per_second(self) -> float:
-        """Training throughput so far, validation excluded."""
-        return self.steps_done * self.settings.batch_size * self.task.context / max(self.seconds, 1e-9)
+    def items_per_second(self) -> float:
+        """Training throughput so far (the task says what its items are), validation excluded."""
+        items = self.steps_done * self.settings.batch_size * self.task.items_per_example
+        return items / max(self.seconds, 1e-9)
 
     @torch.no_grad()
-    def validate(self, at_most: int | None = None) -> float:
-        """Mean loss over the held-out windows (`at_most` of them), each window weighing the same."""
-        self.learner.model.eval()
-        total, count = 0.0, 0
-        for batch in self.task.validation(64, at_most):
-            x, y = self._to_device(batch)
-            total += self.task.loss(self.learner.model(x), y).item() * len(x)
-            count += len(x)
-        self.learner.model.train()
-        return total / count
+    def evaluate(self, split: Split, whole: bool = True) -> dict[str, float]:
+        """Mean loss and scores over a split, or over a part of it."""
+        model = self.learner.model.eval()
+        scores = self.task.evaluate(self._forward, split, None if whole else _QUICK)
+        model.train()
+        return scores
 
     def state(self) -> dict[str, Any]:
         """Everything the next step depends on."""
@@ -145,6 +154,9 @@ class Loop:
             "first_loss": self.first_loss,
             "alignment": self.alignment,
             "probe_frames": self.probe_frames,
+            "best_loss": self._best_loss,
+            "plateaus": self._plateaus,
+            "first_norms": self._first_norms,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -155,12 +167,27 @@ class Loop:
         self.first_loss = state["first_loss"]
         self.alignment = state["alignment"]
         self.probe_frames = state["probe_frames"]
+        self._best_loss, self._plateaus = state["best_loss"], state["plateaus"]
+        self._first_norms = state["first_norms"]
 
     def _frames(self) -> int:
         return self.learner.opu.usage.frames if self.learner.opu else 0
 
-    def _to_device(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return batch[0].to(self._device), batch[1].to(self._device)
+    def _to_device(self, batch: Any) -> Any:
+        """Tensors, or tuples of them, where the model is."""
+        if isinstance(batch, tuple):
+            return tuple(self._to_device(part) for part in batch)
+        return batch.to(self._device)
+
+    def _forward(self, x: Any) -> Any:
+        """The outputs for held-out examples, back where the examples are."""
+        return apply(self.learner.model, self._to_device(x)).cpu()
+
+    def _watch(self, val_loss: float) -> None:
+        """The "plateau" schedule: a validation loss that did not fall lowers the rate."""
+        if self.settings.optimizer.schedule == "plateau" and val_loss > (self._best_loss or math.inf):
+            self._plateaus *= _PLATEAU
+        self._best_loss = min(val_loss, self._best_loss or math.inf)
 
     def _clip(self) -> float:
         limit = self.settings.optimizer.clip_norm or math.inf
@@ -178,7 +205,19 @@ class Loop:
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {loss}")
         if loss > _EXPLODED * self.first_loss:
-            raise self._diverged(f"the loss is {loss:.3g}, and began at {self.first_loss:.3g}")
+            raise self._diverged(f"the loss is {loss:.3g}, and began at {self.first_loss:.3g}{self._most_grown()}")
+
+    def _block_norms(self) -> dict[str, float]:
+        blocks = self.learner.engine.blocks if self.learner.engine else {}
+        return {name: math.hypot(*(p.norm().item() for p in block.parameters())) for name, block in blocks.items()}
+
+    def _most_grown(self) -> str:
+        """The block whose weights have grown most, as the end of a sentence."""
+        growth = {name: norm / self._first_norms[name] for name, norm in self._block_norms().items() if norm}
+        if not growth:
+            return ""
+        block = max(growth, key=growth.__getitem__)
+        return f"; the weights of block {block} have grown most, {growth[block]:.1f} times"
 
     def _diverged(self, what: str) -> DivergedError:
         rate = getattr(self.settings.optimizer.lr, self.method)

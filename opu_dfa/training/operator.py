@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from hardware import OPU, Encoding, StochasticTernary, ThresholdTernary
-from opu_dfa.config import NonNegative, parse, settings
-from opu_dfa.dfa import Feedback, GaussianFeedback, OpticalFeedback
-from opu_dfa.dfa.engine import resolve_blocks
+from hardware import OPU, BitPlanes, Encoding, StochasticTernary, ThresholdTernary
+from opu_dfa.config import Count, Fraction, NonNegative, NonNegativeInt, parse, settings
+from opu_dfa.dfa import OPERATORS, Feedback, RandomSketch, build_feedback
+from opu_dfa.dfa.probe import measure
 from opu_dfa.errors import ConfigError
-from opu_dfa.models import GPTSettings
+from opu_dfa.models import Layout
 from opu_dfa.opening import open_device
-from opu_dfa.tasks.text import TextTask
+from opu_dfa.seeds import stream
+from opu_dfa.tasks import Task
 from opu_dfa.training.settings import TrainSettings
 
-ENCODINGS: dict[str, Encoding] = {"stochastic": StochasticTernary(), "threshold": ThresholdTernary()}
+ENCODINGS: dict[str, Encoding] = {
+    "stochastic": StochasticTernary(),
+    "threshold": ThresholdTernary(),
+    "planes": BitPlanes(),
+}
 
 
 @settings
 class FeedbackSettings:
-    """encoding: None shows the exact error (gaussian only); error_at: see `DirectFeedback`; align_head: the head starts
-    at this multiple of the feedback's columns, 0 to leave it as drawn."""
+    """Which operator carries the error to the blocks.
 
-    name: Literal["optical", "gaussian"]
+    name: one of `opu_dfa.dfa.OPERATORS`; layout: see `Feedback`; encoding: binary patterns that the error is shown as,
+    None for the exact error (not on a device); error_at: see `DirectFeedback`, or "target" to project the target during
+    the forward pass (DRTP); sketch: random dimensions the error is reduced to first, None for all; centered: take
+    the batch mean out of the signal; align_head: the head
+    starts at this multiple of the feedback's columns, 0 to leave it as drawn; calibrate_every: every how many steps the
+    gradients are exact, 0 for never; sample_every, rate: of the "aligned" operator, steps between two forward-mode
+    samples of the Jacobians and how fast their average follows.
+    """
+
+    name: str
     layout: Literal["shared", "independent"]
-    encoding: Literal["stochastic", "threshold"] | None
-    error_at: Literal["output", "hidden"]
+    encoding: Literal["stochastic", "threshold", "planes"] | None
+    error_at: Literal["output", "hidden", "target"]
+    sketch: Count | None
+    centered: bool
     align_head: NonNegative
+    calibrate_every: NonNegativeInt
+    sample_every: Count
+    rate: Fraction
 
     def __post_init__(self) -> None:
+        if self.name not in OPERATORS:
+            raise ConfigError(f"feedback.name={self.name} is unknown; the operators are: {', '.join(OPERATORS)}")
         if self.name == "optical" and self.encoding is None:
             raise ConfigError("feedback.encoding=null shows the exact error, which mirrors cannot: choose stochastic")
         if self.align_head and self.error_at == "hidden":
@@ -42,12 +63,13 @@ class Operator:
     """Opens the operator at its first use, so that a run which needs no device opens none.
 
     Args:
-        run: the settings; task: gives the width of the error.
+        run: the settings; task: gives a batch, by which the operator is sized.
         state: what `state()` returned before an interruption.
     """
 
-    def __init__(self, run: TrainSettings, task: TextTask, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, run: TrainSettings, task: Task, state: dict[str, Any] | None = None) -> None:
         self.settings = parse(FeedbackSettings, run.feedback, "feedback")
+        self.rows_per_step = 0
         self._run, self._task = run, task
         self._feedback: Feedback | None = None
         self._saved: dict[str, Any] | None = state["feedback"] if state else None
@@ -56,9 +78,9 @@ class Operator:
     @property
     def opu(self) -> OPU | None:
         """The device, where there is one and it is open."""
-        return getattr(self._feedback, "opu", None)
+        return self._feedback.opu if self._feedback else None
 
-    def feedback(self, model: nn.Module, layout: GPTSettings) -> Feedback:
+    def feedback(self, model: nn.Module, layout: Layout) -> Feedback:
         """The operator, sized for where the error is taken and for the model's blocks.
 
         Raises:
@@ -71,20 +93,28 @@ class Operator:
         return self._feedback
 
     @torch.no_grad()
-    def align_head(self, model: nn.Module, layout: GPTSettings) -> None:
+    def align_head(self, model: nn.Module, layout: Layout) -> None:
         """Start the model's head W at a multiple of the measured columns: then Bᵀ is at once a stand-in for Wᵀ.
 
         Raises:
-            ConfigError: the head is not a linear map from the residual width to the outputs.
+            ConfigError: the head is not a linear map from the blocks' width to the outputs.
         """
         if not self.settings.align_head:
             return
+        weight = getattr(model.get_submodule(layout.head or ""), "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            raise ConfigError(
+                f"feedback.align_head={self.settings.align_head} needs a linear head, and model.head={layout.head} is "
+                "none; set it to 0"
+            )
         if self._columns is None:
             # Of independent slices, the one nearest the head.
-            self._columns = self.feedback(model, layout).columns()[-layout.width :].cpu()
-        weight = getattr(model.get_submodule(layout.head), "weight", None)
-        if not isinstance(weight, Tensor) or weight.shape != self._columns.T.shape:
-            raise ConfigError(f"feedback.align_head needs a linear head of shape {tuple(self._columns.T.shape)}")
+            self._columns = self.feedback(model, layout).columns()[-weight.shape[1] :].detach().cpu()
+        if weight.shape != self._columns.T.shape:
+            raise ConfigError(
+                f"feedback.align_head={self.settings.align_head} needs a head of shape {tuple(self._columns.T.shape)}, "
+                f"and that of the model is {tuple(weight.shape)}; set it to 0"
+            )
         weight.copy_(self.settings.align_head * self._columns.T)
 
     def close(self) -> None:
@@ -97,13 +127,25 @@ class Operator:
         feedback = self._saved if self._feedback is None else dict(self._feedback.state_dict())
         return {"feedback": feedback, "columns": self._columns}
 
-    def _open(self, model: nn.Module, layout: GPTSettings) -> Feedback:
+    def _open(self, model: nn.Module, layout: Layout) -> Feedback:
         chosen, run = self.settings, self._run
-        n_features = self._task.n_outputs if chosen.error_at == "output" else layout.width
-        n_blocks = len(resolve_blocks(model, layout.taps))
-        n_components = layout.width * (1 if chosen.layout == "shared" else n_blocks)
+        x, _ = self._task.batch(run.batch_size, stream(run.seed, "probe"))
+        error_at = "hidden" if chosen.error_at == "hidden" else "output"
+        through = layout.through if error_at == "output" else None
+        sizes = measure(model, layout.taps, x, error_at, through)
+        self.rows_per_step = math.prod(sizes.lead)
+        n_components = max(sizes.widths) if chosen.layout == "shared" else sum(sizes.widths)
         seed = run.seed if run.opu.seed is None else run.opu.seed
-        encoding = ENCODINGS[chosen.encoding] if chosen.encoding else None
-        if chosen.name == "gaussian":
-            return GaussianFeedback(n_features, n_components, chosen.layout, seed, encoding)
-        return OpticalFeedback(open_device(run.opu, n_features, n_components, run.seed), chosen.layout, encoding)
+        n_shown = chosen.sketch or sizes.n_features
+        return build_feedback(
+            chosen.name,
+            sizes.n_features,
+            n_components,
+            layout=chosen.layout,
+            seed=seed,
+            encoding=ENCODINGS[chosen.encoding] if chosen.encoding else None,
+            opu=open_device(run.opu, n_shown, n_components, run.seed) if chosen.name == "optical" else None,
+            sketch=RandomSketch(sizes.n_features, chosen.sketch, seed) if chosen.sketch else None,
+            centered=chosen.centered,
+            **({"rate": chosen.rate} if chosen.name == "aligned" else {}),
+        )

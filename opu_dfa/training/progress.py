@@ -11,13 +11,14 @@ from opu_dfa.training.loop import Loop
 
 
 class TrainingProgress:
-    """Step, losses, tokens per second, time left and device frames, updated every step."""
+    """Step, losses, items per second, time left and device frames, updated every step."""
 
-    def __init__(self, console: Console, title: dict[str, str], steps: int) -> None:
+    def __init__(self, console: Console, title: dict[str, str], steps: int, item: str) -> None:
         self._console = console
         self._live = console.is_terminal
         self._titles = title
         self._steps = steps
+        self._item = item
         self._val: float | None = None
         self._loss: float | None = None
         self._task: TaskID | None = None
@@ -51,7 +52,7 @@ class TrainingProgress:
             self._console.print(
                 f"{self._titles[record['method']]:<14} step {record['step']:>5}/{self._steps}  "
                 f"loss {record['loss']:.3f}  validation {record['val_loss']:.3f}  "
-                f"{record['tokens_per_second']:,.0f} tokens/s{frames}",
+                f"{record['items_per_second']:,.0f} {self._item}/s{frames}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -61,7 +62,7 @@ class TrainingProgress:
             return
         parts = [f"loss {self._loss:.3f}"] if self._loss is not None else []
         parts += [f"val {self._val:.3f}"] if self._val is not None else []
-        parts.append(f"{loop.tokens_per_second:,.0f} tok/s")
+        parts.append(f"{loop.items_per_second:,.0f} {self._item}/s")
         if loop.learner.opu is not None:
             parts.append(f"{loop.learner.opu.usage.frames / 1e6:.2f}M frames")
         self._progress.update(self._task, completed=loop.steps_done, text="  ".join(parts))

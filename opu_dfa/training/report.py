@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from html import escape
 from pathlib import Path
@@ -19,7 +20,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .3rem .9rem; text-align: right }
 th:first-child, td:first-child { text-align: left } thead { border-bottom: 2px solid #1b1f24 }
-pre { background: #f4f5f7; padding: 1rem; white-space: pre-wrap } svg { width: 100%; height: auto }
+pre { background: #f4f5f7; padding: 1rem; white-space: pre-wrap } svg, img { max-width: 100%; height: auto }
 mark { background: none; color: #8a6d00 } .big { font-size: 1.4rem }
 """
 
@@ -27,10 +28,11 @@ mark { background: none; color: #8a6d00 } .big { font-size: 1.4rem }
 def print_summary(summary: dict[str, Any], console: Console) -> None:
     """The comparison as a table, the recovery, what the device spent, and a sample."""
     table = Table(title=f"{summary['task']}: validation loss after {summary['steps']} steps")
-    for heading in _HEADINGS:
-        table.add_column(heading.format(unit=summary["unit"]), justify="left" if heading == "method" else "right")
-    for row in _rows(summary):
-        table.add_row(*row)
+    table.add_column()
+    for method in summary["methods"]:
+        table.add_column(summary["titles"][method], justify="right")
+    for heading, row in _rows(summary):
+        table.add_row(heading, *row)
     console.print(table)
     for line in _remarks(summary):
         console.print(line, highlight=False, soft_wrap=True)
@@ -54,24 +56,25 @@ def write_report(folder: Path, summary: dict[str, Any], records: list[dict[str, 
     if alignment is not None:
         pictures.append(("alignment", alignment))
     for name, figure in pictures:
-        write_atomically(folder / f"{name}.png", _drawn(figure, "png"))
-    write_atomically(folder / "report.html", _page(summary, [figure for _, figure in pictures]).encode())
+        write_atomically(folder / f"{name}.png", drawn(figure, "png"))
+    samples = {method: folder / f"{method}-sample.png" for method in summary["methods"]}
+    shown = {method: path.read_bytes() for method, path in samples.items() if path.exists()}
+    write_atomically(folder / "report.html", _page(summary, [figure for _, figure in pictures], shown).encode())
 
 
-_HEADINGS = ("method", "{unit}", "learning rate", "tokens/s", "CPU seconds")
-
-
-def _rows(summary: dict[str, Any]) -> list[list[str]]:
-    return [
-        [
-            summary["titles"][method],
-            f"{result['val_loss']:.3f}",
-            f"{result['learning_rate']:g}",
-            f"{result['tokens_per_second']:,.0f}",
-            f"{result['cpu_seconds']:,.0f}",
-        ]
-        for method, result in summary["methods"].items()
-    ]
+def _rows(summary: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """What is reported, line by line: a heading, and the value of each method."""
+    results = list(summary["methods"].values())
+    rows = [(summary["unit"], [f"{r['val_loss']:.3f}" for r in results])]
+    for name in results[0]:
+        if name.startswith("val_") and name != "val_loss":
+            rows.append((name.removeprefix("val_"), [f"{r[name]:.3f}" for r in results]))
+    for name in results[0].get("test", {}):
+        rows.append((f"test {name}", [f"{r['test'][name]:.3f}" for r in results]))
+    rows.append(("learning rate", [f"{r['learning_rate']:g}" for r in results]))
+    rows.append((f"{summary['item']}/s", [f"{r['items_per_second']:,.0f}" for r in results]))
+    rows.append(("CPU seconds", [f"{r['cpu_seconds']:,.0f}" for r in results]))
+    return rows
 
 
 def _remarks(summary: dict[str, Any]) -> list[str]:
@@ -81,6 +84,8 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
             f"Recovery: {summary['recovery']:.3f} of what backprop gains over frozen blocks, "
             "(frozen - DFA) / (frozen - backprop)."
         )
+    if summary["test_recovery"] is not None:
+        lines.append(f"Recovery on the test set: {summary['test_recovery']:.3f}.")
     alignment = summary["methods"].get("dfa", {}).get("alignment")
     if alignment:
         cosines = ", ".join(f"{block} {cosine:.2f}" for block, cosine in alignment.items())
@@ -96,10 +101,13 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _page(summary: dict[str, Any], figures: list[Figure]) -> str:
+def _page(summary: dict[str, Any], figures: list[Figure], pictures: dict[str, bytes]) -> str:
     """The whole report as one page without outside references."""
-    head = "".join(f"<th>{escape(h.format(unit=summary['unit']))}</th>" for h in _HEADINGS)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in _rows(summary))
+    head = "<th></th>" + "".join(f"<th>{escape(summary['titles'][method])}</th>" for method in summary["methods"])
+    body = "".join(
+        f"<tr><td>{escape(heading)}</td>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>"
+        for heading, row in _rows(summary)
+    )
     remarks = "".join(f"<p>{escape(line)}</p>" for line in _remarks(summary))
     drawn = "".join(f"<figure>{_inline_svg(figure)}</figure>" for figure in figures)
     samples = "".join(
@@ -108,23 +116,29 @@ def _page(summary: dict[str, Any], figures: list[Figure]) -> str:
         for method, result in summary["methods"].items()
         if "sample" in result
     )
+    if samples:
+        samples = "<h2>Samples</h2><p>Each continues the held-out text (coloured), temperature 0.8.</p>" + samples
+    for method, png in pictures.items():
+        encoded = base64.b64encode(png).decode()
+        title = escape(summary["titles"][method])
+        samples += f"<h3>{title}</h3><img alt='{title}' src='data:image/png;base64,{encoded}'>"
     title = f"{escape(summary['task'])}: direct feedback alignment and its controls"
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
         f"<h1>{title}</h1><p>Seed {summary['seed']}, {summary['steps']} steps of "
-        f"{summary['tokens_per_step']:,} tokens for every method. Lower loss is better.</p>"
+        f"{summary['items_per_step']:,} {summary['item']} for every method. Lower loss is better.</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{remarks}{drawn}"
-        f"<h2>Samples</h2><p>Each continues the start of the held-out text (coloured), temperature 0.8.</p>{samples}"
-        "</html>\n"
+        f"{samples}</html>\n"
     )
 
 
-def _drawn(figure: Figure, kind: str) -> bytes:
+def drawn(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a file of a kind, png or svg."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=150)
     return buffer.getvalue()
 
 
 def _inline_svg(figure: Figure) -> str:
-    drawn = _drawn(figure, "svg").decode()
-    return drawn[drawn.index("<svg") :]
+    svg = drawn(figure, "svg").decode()
+    return svg[svg.index("<svg") :]

@@ -6,26 +6,27 @@ import fcntl
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import nn
 
 from opu_dfa.config import parse
 from opu_dfa.errors import CheckpointError, RunFolderError
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import build_task
-from opu_dfa.tasks.text import TextTask
 from opu_dfa.training.checkpoint import cannot_write, load_tree, save_tree, write_atomically
 from opu_dfa.training.learner import Learner, build_learner
 from opu_dfa.training.loop import Loop
 from opu_dfa.training.metrics import MetricsFile, read_metrics
 from opu_dfa.training.operator import Operator
 from opu_dfa.training.progress import TrainingProgress
-from opu_dfa.training.report import print_summary, write_report
+from opu_dfa.training.report import drawn, print_summary, write_report
 from opu_dfa.training.settings import Method, TrainSettings
 from opu_dfa.training.trackers import Tracker, open_tracker
 
@@ -88,14 +89,14 @@ class _Run:
         self.settings = settings
         self.folder = folder
         self.console = console
-        self.task = build_task(settings.task)
+        self.task = build_task(settings.task, settings.data)
         self.finished: dict[str, dict[str, Any]] = saved["finished"] if saved else {}
         self.operator = Operator(settings, self.task, saved["operator"] if saved else None)
         self._under_way: dict[str, Any] | None = saved["under_way"] if saved else None
         if saved and saved["data"] != self.task.fingerprint:
             raise CheckpointError(
-                f"the text has changed since this run began (fingerprint {self.task.fingerprint}, was "
-                f"{saved['data']}): it cannot continue to the same numbers. Restore the text, or start a new run."
+                f"the data have changed since this run began (fingerprint {self.task.fingerprint}, was "
+                f"{saved['data']}): it cannot continue to the same numbers. Restore them, or start a new run."
             )
         if not saved:
             write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
@@ -106,15 +107,15 @@ class _Run:
         """Train what is not finished yet, and write what the run leaves."""
         task, settings = self.task, self.settings
         titles = method_titles(settings)
+        each = f"windows of {task.items_per_example}" if task.items_per_example > 1 else task.item
         self.console.print(
-            f"Text: {task.title}, {task.n_symbols_text:,} symbols, alphabet of {task.n_outputs}. "
-            f"{settings.steps} steps of {settings.batch_size} windows of {task.context} for each of: "
-            + ", ".join(titles[m] for m in settings.methods),
+            f"{task.description}. {settings.steps} steps of {settings.batch_size} {each} for each of: "
+            + ", ".join(titles[m] for m in settings.method),
             highlight=False,
             soft_wrap=True,
         )
-        with _stop_requests() as stop, TrainingProgress(self.console, titles, settings.steps) as progress:
-            for method in settings.methods:
+        with _stop_requests() as stop, TrainingProgress(self.console, titles, settings.steps, task.item) as progress:
+            for method in settings.method:
                 if method not in self.finished:
                     self.finished[method] = self._train(method, progress, stop)
                     self._under_way = None
@@ -138,41 +139,43 @@ class _Run:
             self.metrics.append(record)
             self.tracker.log(record)
             progress.record(record)
-            loss.update({k: record[k] for k in ("loss", "val_loss") if k in record})
+            seen.update({k: v for k, v in record.items() if k == "loss" or k.startswith("val_")})
 
-        loss: dict[str, float] = {}
+        seen: dict[str, float] = {}
         loop = Loop(method, learner, self.task, self.settings, observe)
         if self._under_way and self._under_way["method"] == method:
             try:
                 loop.load_state(self._under_way["loop"])
             except (KeyError, RuntimeError, ValueError) as error:
                 raise CheckpointError(f"the checkpoint does not fit the run's config.json: {error}") from error
-            loss.update(self._under_way["loss"])
+            seen.update(self._under_way["seen"])
         progress.begin(method, loop.steps_done)
         while not loop.done:
             loop.step()
             progress.advance(loop)
             if loop.done or stop.is_set() or loop.steps_done % self.settings.checkpoint_every == 0:
-                self._checkpoint({"method": method, "loop": loop.state(), "loss": loss})
+                self._checkpoint({"method": method, "loop": loop.state(), "seen": seen})
             if stop.is_set():
                 raise Interrupted(f"Stopped at step {loop.steps_done} of {method_titles(self.settings)[method]}")
         save_tree(self.folder / f"{method}.safetensors", dict(learner.model.state_dict()))
-        return self._result(loop, learner, loss)
+        return self._result(loop, learner, seen)
 
-    def _result(self, loop: Loop, learner: Learner, loss: dict[str, float]) -> dict[str, Any]:
-        """What a finished method is reported by."""
+    def _result(self, loop: Loop, learner: Learner, seen: dict[str, float]) -> dict[str, Any]:
+        """What a finished method is reported by; its picture, where the task draws one, goes to METHOD-sample.png."""
         result: dict[str, Any] = {
-            "val_loss": loss["val_loss"],
-            "train_loss": loss["loss"],
+            **{name: value for name, value in seen.items() if name != "loss"},
+            "train_loss": seen["loss"],
             "learning_rate": getattr(self.settings.optimizer.lr, loop.method),
             "seconds": round(loop.seconds, 2),
             "cpu_seconds": round(loop.cpu_seconds, 2),
-            "tokens_per_second": round(loop.tokens_per_second, 1),
+            "items_per_second": round(loop.items_per_second, 1),
         }
+        if "test" in self.task.splits:
+            result["test"] = loop.evaluate("test")
         if loop.alignment:
             result["alignment"] = loop.alignment
         if self.settings.sample_length:
-            result["sample"] = _sample(learner, self.task, self.settings)
+            self._sample(loop.method, learner.model.eval(), result)
         if learner.opu is not None:
             usage = learner.opu.usage
             result["device"] = {
@@ -186,26 +189,33 @@ class _Run:
                 * learner.opu.n_features
                 * learner.opu.n_components
                 * self.settings.steps
-                * self.settings.batch_size
-                * self.task.context,
+                * self.operator.rows_per_step,
             }
         return result
 
+    def _sample(self, method: str, model: nn.Module, result: dict[str, Any]) -> None:
+        """What the trained model does, as text into its result or as a picture into the folder."""
+        text = self.task.text_sample(model, stream(self.settings.seed, "sample"), self.settings.sample_length)
+        if text is not None:
+            result["sample"] = text
+        with torch.no_grad():
+            picture = self.task.figure(model, stream(self.settings.seed, "sample"))
+        if picture is not None:
+            write_atomically(self.folder / f"{method}-sample.png", drawn(picture, "png"))
+
     def _summary(self) -> dict[str, Any]:
         methods = {m: {k: v for k, v in r.items() if k != "device"} for m, r in self.finished.items()}
-        losses = {m: r["val_loss"] for m, r in methods.items()}
-        recovery = None
-        if {"dfa", "bp", "frozen"} <= losses.keys() and losses["frozen"] != losses["bp"]:
-            recovery = (losses["frozen"] - losses["dfa"]) / (losses["frozen"] - losses["bp"])
         return {
             "task": self.task.title,
             "unit": self.task.unit,
             "seed": self.settings.seed,
             "steps": self.settings.steps,
-            "tokens_per_step": self.settings.batch_size * self.task.context,
+            "item": self.task.item,
+            "items_per_step": self.settings.batch_size * self.task.items_per_example,
             "titles": method_titles(self.settings),
             "methods": methods,
-            "recovery": recovery,
+            "recovery": recovery({m: r["val_loss"] for m, r in methods.items()}),
+            "test_recovery": recovery({m: r["test"]["loss"] for m, r in methods.items() if "test" in r}),
             "device": self.finished.get("dfa", {}).get("device"),
         }
 
@@ -247,13 +257,17 @@ def method_titles(settings: TrainSettings) -> dict[str, str]:
     return {"dfa": f"{kind} DFA", "bp": "backprop", "frozen": "frozen blocks"}
 
 
-def _sample(learner: Learner, task: TextTask, settings: TrainSettings) -> dict[str, str]:
-    generator = stream(settings.seed, "sample")
-    learner.model.eval()
-    prompt = task.prompt()
-    text = learner.model.generate(prompt.to(settings.torch_device), settings.sample_length, generator)[0]  # type: ignore[operator]
-    n = prompt.shape[1]
-    return {"prompt": task.alphabet.decode(text[:n]), "continuation": task.alphabet.decode(text[n:])}
+def recovery(losses: Mapping[str, float]) -> float | None:
+    """(frozen - DFA) / (frozen - backprop), the share of what backprop gains over frozen blocks that DFA gains too.
+
+    None where a method is missing or backprop gains nothing.
+
+    >>> recovery({"dfa": 1.2, "bp": 1.0, "frozen": 2.0})
+    0.8
+    """
+    if not {"dfa", "bp", "frozen"} <= losses.keys() or losses["frozen"] == losses["bp"]:
+        return None
+    return (losses["frozen"] - losses["dfa"]) / (losses["frozen"] - losses["bp"])
 
 
 def _keep_as(path: Path, second_name: Path) -> None:

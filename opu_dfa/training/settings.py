@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
 
 from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, Seed, settings
 from opu_dfa.errors import ConfigError
 from opu_dfa.opening import OPUSettings
+from opu_dfa.tasks.data import DataSettings
 
 Method = Literal["dfa", "bp", "frozen"]
+Methods = Annotated[list[Method], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 
 
 @settings
@@ -24,12 +27,15 @@ class LearningRates:
 
 @settings
 class OptimizerSettings:
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW with linear warm-up, and then a schedule.
 
-    warmup, final: fraction of the steps, fraction of the peak rate; clip_norm: largest gradient norm, 0 for none.
+    schedule: "cosine" decays to `final` of the peak rate; "noam" with the inverse root of the step (Vaswani et al.
+    2017); "plateau" to a fifth whenever the validation loss did not fall; "constant" does not. warmup: fraction of the
+    steps; clip_norm: largest gradient norm, 0 for none.
     """
 
     lr: LearningRates
+    schedule: Literal["cosine", "noam", "plateau", "constant"]
     beta1: BelowOne
     beta2: BelowOne
     weight_decay: NonNegative
@@ -54,10 +60,11 @@ class TrainSettings:
     model: dict[str, Any]
     feedback: dict[str, Any]
     opu: OPUSettings
+    data: DataSettings
     optimizer: OptimizerSettings
     tracker: Literal["none", "wandb"]
     wandb: WandbSettings
-    methods: list[Method]
+    method: Methods
     steps: Count
     batch_size: Count
     seed: Seed
@@ -72,8 +79,8 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device=cuda needs a GPU that PyTorch can use, and there is none; choose device=cpu")
-        if not self.methods or len(set(self.methods)) < len(self.methods):
-            raise ConfigError(f"methods={self.methods} must name at least one method, and each at most once")
+        if not self.method or len(set(self.method)) < len(self.method):
+            raise ConfigError(f"method={self.method} must name at least one method, and each at most once")
 
     @property
     def torch_device(self) -> torch.device:

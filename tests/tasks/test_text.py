@@ -9,7 +9,16 @@ from opu_dfa.errors import ConfigError, DataError
 from opu_dfa.tasks import build_task
 from opu_dfa.tasks.text import TextTask
 
-SECTION = {"name": "text", "text": None, "level": "char", "context": 16, "validation_fraction": 0.1}
+SECTION = {
+    "name": "text",
+    "text": None,
+    "test": None,
+    "level": "char",
+    "vocabulary": 300,
+    "context": 16,
+    "validation_fraction": 0.1,
+    "test_fraction": 0.0,
+}
 
 
 def task(**changes) -> TextTask:
@@ -60,7 +69,7 @@ def test_every_window_of_text_can_be_drawn(write):
 
 def test_validation_windows_tile_the_held_out_text_once():
     mine = task()
-    seen = torch.cat([x.flatten() for x, _ in mine.validation(7)])
+    seen = torch.cat([x.flatten() for x, _ in mine.examples("validation", 7)])
     assert torch.equal(seen, mine.held_out[: len(seen)])
     assert len(mine.held_out) - len(seen) <= 16
 
@@ -99,7 +108,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         ({"level": "word"}, "task.level=word"),
         ({"context": 0}, "task.context=0"),
         ({"validation_fraction": 1.0}, "task.validation_fraction=1.0"),
-        ({"name": "images"}, "task.name=images is unknown"),
+        ({"name": "sounds"}, "task.name=sounds is unknown"),
         ({"colour": 1}, "task.colour=1"),
     ],
 )

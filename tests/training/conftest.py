@@ -76,7 +76,7 @@ def final():
     def read(folder: Path) -> dict:
         summary = json.loads((folder / "summary.json").read_text())
         for result in summary["methods"].values():
-            for name in ("seconds", "cpu_seconds", "tokens_per_second"):
+            for name in ("seconds", "cpu_seconds", "items_per_second"):
                 del result[name]
         return summary
 

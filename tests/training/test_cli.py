@@ -54,7 +54,7 @@ def test_a_run_leaves_a_folder_and_prints_it_last(opu_dfa, small, tmp_path):
 
 
 def test_the_report_is_one_page_without_outside_references(opu_dfa, small, tmp_path):
-    _, printed, _ = opu_dfa("train", *small, "methods=[dfa]")
+    _, printed, _ = opu_dfa("train", *small, "method=[dfa]")
     page = (tmp_path / printed.strip().splitlines()[-1] / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
     assert page.count("<svg") == 2
@@ -87,14 +87,14 @@ def test_loss_falls_and_methods_start_alike(opu_dfa, small, tmp_path):
     ],
 )
 def test_choices_train(opu_dfa, small, tmp_path, words):
-    code, printed, complaint = opu_dfa("train", *small, *words, "methods=[dfa]", "steps=30")
+    code, printed, complaint = opu_dfa("train", *small, *words, "method=[dfa]", "steps=30")
     assert code == 0, complaint
     records = read_metrics(tmp_path / printed.strip().splitlines()[-1] / "metrics.jsonl")
     assert records[-1]["loss"] < records[0]["loss"] - 0.1
 
 
 def test_a_sweep_runs_every_choice(opu_dfa, small, tmp_path):
-    code, _, complaint = opu_dfa("train", "--multirun", *small, "methods=[bp]", "seed=0,1", "hydra.sweep.dir=sweep")
+    code, _, complaint = opu_dfa("train", "--multirun", *small, "method=[bp]", "seed=0,1", "hydra.sweep.dir=sweep")
     assert code == 0, complaint
     seeds = {json.loads(path.read_text())["seed"] for path in (tmp_path / "sweep").glob("*/summary.json")}
     assert seeds == {0, 1}
@@ -109,15 +109,15 @@ def test_a_sweep_runs_every_choice(opu_dfa, small, tmp_path):
         (["steps=0"], "steps=0"),
         (["optimizer.lr.dfa=-1"], "optimizer.lr.dfa=-1"),
         (["model=resnet"], "resnet"),
-        (["methods=[dfa,magic]"], "magic"),
+        (["method=[dfa,magic]"], "magic"),
         (["model.n_heads=3"], "width 16 and n_heads 3"),
         (["feedback.layout=diagonal"], "feedback.layout=diagonal"),
         (["feedback.encoding=null"], "error: feedback.encoding=null shows the exact error"),
-        (["methods=[]"], "error: methods=[] must name"),
+        (["method=[]"], "error: method=[] must name"),
         (["model.taps=[nothing.*]"], "'nothing.*'; it has embedding"),
         (["model.taps=[blocks.*,final_norm,head]"], "leave the output layer out"),
         (["model.through=nrm"], "'nrm'"),
-        (["model.through=head"], "'through': 'head'"),
+        (["model.through=embedding"], "'through': 'embedding'"),
         (["model.head=foo"], "'foo'"),
         (["model.trained_after=[x]"], "'x'"),
         (["task.text=5"], "5 cannot be read"),
@@ -150,7 +150,7 @@ def test_unfit_texts(opu_dfa, small, text, content, says):
 
 
 def test_a_new_run_does_not_overwrite_an_old_one(opu_dfa, small, tmp_path):
-    assert opu_dfa("train", *small, "methods=[bp]", "hydra.run.dir=mine")[0] == 0
+    assert opu_dfa("train", *small, "method=[bp]", "hydra.run.dir=mine")[0] == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
     code, _, complaint = opu_dfa("train", *small, "hydra.run.dir=mine")
     assert code == 2
@@ -160,14 +160,14 @@ def test_a_new_run_does_not_overwrite_an_old_one(opu_dfa, small, tmp_path):
 
 
 def test_validation_keeps_its_own_interval(opu_dfa, small, tmp_path):
-    words = ["methods=[bp]", "validate_every=3", "log_every=5", "hydra.run.dir=run"]
+    words = ["method=[bp]", "validate_every=3", "log_every=5", "hydra.run.dir=run"]
     assert opu_dfa("train", *small, *words)[0] == 0
     seen = [r["step"] for r in read_metrics(tmp_path / "run/metrics.jsonl") if "val_loss" in r]
     assert seen == [3, 6, 9, 12]
 
 
 def test_frozen_blocks_stay_as_drawn_even_with_tied_weights(opu_dfa, small, tmp_path):
-    words = ["methods=[frozen]", "model.tie_weights=true", "hydra.run.dir=run"]
+    words = ["method=[frozen]", "model.tie_weights=true", "hydra.run.dir=run"]
     assert opu_dfa("train", *small, *words)[0] == 0
     trained = load_tree(tmp_path / "run/frozen.safetensors")
     settings = json.loads((tmp_path / "run/config.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 from opu_dfa.training.checkpoint import save_tree
 from opu_dfa.training.metrics import read_metrics
 
-TIMES = ("seconds", "cpu_seconds", "tokens_per_second")
+TIMES = ("seconds", "cpu_seconds", "items_per_second")
 
 
 def curve(folder: Path) -> list[dict]:
@@ -64,14 +64,14 @@ def test_killed_at_any_step_it_resumes_to_the_same_numbers(
     [
         ["feedback=gaussian", "feedback.encoding=stochastic"],
         ["feedback.layout=independent", "model.taps=[blocks.*.*]"],
-        ["methods=[bp,dfa]"],
+        ["method=[bp,dfa]"],
     ],
 )
 def test_any_configuration_stopped_at_any_save_resumes_to_the_same_numbers(
     opu_dfa, small, tmp_path, monkeypatch, words, saves, final
 ):
     """The process is stopped before its n-th write of a file: within a method, between two, or after the last."""
-    words = [*small, *(["methods=[dfa,bp]"] if "methods" not in words[0] else []), *words]
+    words = [*small, *(["method=[dfa,bp]"] if "method" not in words[0] else []), *words]
     assert opu_dfa("train", *words, "hydra.run.dir=whole")[0] == 0
     count = iter(range(saves))
 
@@ -147,7 +147,7 @@ def test_a_truncated_checkpoint_is_told_and_the_one_before_continues(
 
 
 def test_a_run_with_a_relative_path_resumes_from_another_folder(opu_dfa, small, tmp_path, monkeypatch):
-    code, _, _ = opu_dfa("train", *small, "task.text=text.txt", "methods=[bp]", "hydra.run.dir=near")
+    code, _, _ = opu_dfa("train", *small, "task.text=text.txt", "method=[bp]", "hydra.run.dir=near")
     assert code == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -176,7 +176,7 @@ def test_a_changed_text_is_not_continued(opu_dfa, undisturbed, text):
     text.write_text(text.read_text() + "!")
     code, _, complaint = opu_dfa("train", "resume=undisturbed")
     assert code == 2
-    assert "the text has changed" in complaint
+    assert "the data have changed" in complaint
 
 
 def test_two_processes_do_not_train_in_one_folder(opu_dfa, start, small, tmp_path):

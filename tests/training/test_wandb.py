@@ -9,7 +9,7 @@ from wandb.proto import wandb_internal_pb2
 
 
 def test_an_offline_run_records_every_step(opu_dfa, small, tmp_path):
-    code, printed, complaint = opu_dfa("train", *small, "tracker=wandb", "methods=[dfa]")
+    code, printed, complaint = opu_dfa("train", *small, "tracker=wandb", "method=[dfa]")
     assert code == 0, complaint
     folder = tmp_path / printed.strip().splitlines()[-1]
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
