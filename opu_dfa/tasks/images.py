@@ -13,7 +13,7 @@ from torch import Tensor
 from opu_dfa.config import Fraction, settings
 from opu_dfa.tasks.data import DataSettings
 from opu_dfa.tasks.pictures import Pictures, read_pictures
-from opu_dfa.tasks.task import Batch, Split, Task, evenly
+from opu_dfa.tasks.task import Batch, Split, Task, error_of_uniform, evenly
 
 Source = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
 
@@ -82,7 +82,7 @@ class ImageTask(Task):
         return {"accuracy": (out.argmax(-1) == y).float().mean().item()}
 
     def error_of_target(self, y: Tensor) -> Tensor:
-        return F.one_hot(y, self.n_outputs).float() / -len(y)
+        return error_of_uniform(y, self.n_outputs)
 
     def _examples(self, part: Pictures, which: Tensor) -> Batch:
         return (part.images[which].float() - self._mean) / self._deviation, part.labels[which]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -85,6 +86,17 @@ class Task(ABC):
 def apply(model: nn.Module, x: Any) -> Any:
     """model(x), with the members of a tuple as its arguments."""
     return model(*x) if isinstance(x, tuple) else model(x)
+
+
+def error_of_uniform(classes: Tensor, n_classes: int) -> Tensor:
+    """The error of a mean cross-entropy at uniform predictions, (1/n - onehot) / N, `(..., n_classes)`.
+
+    It is what DRTP projects: the targets, less their mean over classes, which would push all examples alike.
+
+    >>> error_of_uniform(torch.tensor([1]), 2)
+    tensor([[ 0.5000, -0.5000]])
+    """
+    return (1 / n_classes - F.one_hot(classes, n_classes).float()) / classes.numel()
 
 
 def evenly(count: int, at_most: int | None) -> Tensor:

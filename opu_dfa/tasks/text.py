@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from opu_dfa.config import BelowOne, Count, Fraction, settings
 from opu_dfa.errors import ConfigError, DataError
-from opu_dfa.tasks.data import DataSettings
-from opu_dfa.tasks.task import Batch, Split, Task, evenly
+from opu_dfa.tasks.data import VARIABLE, DataSettings
+from opu_dfa.tasks.task import Batch, Split, Task, error_of_uniform, evenly
 
 
 @settings
@@ -57,8 +57,9 @@ def read_text(name: str, data: DataSettings) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"task.text={path} cannot be read: {error.strerror}. Name a text file, or leave task.text out to train on "
-            "Python's documentation."
+            f"task.text={path} cannot be read: {error.strerror}. Name a text file, here or in the data folder "
+            f"{data.folder} (data.root=FOLDER or {VARIABLE} names another), or leave task.text out to train "
+            "on Python's documentation."
         ) from error
     if not raw:
         raise DataError(f"task.text={path} is empty. Name a file with text in it.")
@@ -200,7 +201,7 @@ class TextTask(Task):
         return F.cross_entropy(out.flatten(0, -2).float(), y.flatten())
 
     def error_of_target(self, y: Tensor) -> Tensor:
-        return F.one_hot(y, self.n_outputs).float() / -y.numel()
+        return error_of_uniform(y, self.n_outputs)
 
     def text_sample(self, model: nn.Module, generator: torch.Generator, length: int) -> dict[str, str] | None:
         """The start of the held-out text, half a window, and what the model makes of it at temperature 0.8."""

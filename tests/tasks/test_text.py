@@ -7,6 +7,7 @@ import torch
 
 from opu_dfa.errors import ConfigError, DataError
 from opu_dfa.tasks import build_task
+from opu_dfa.tasks.data import DataSettings
 from opu_dfa.tasks.text import TextTask
 
 SECTION = {
@@ -115,3 +116,36 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 def test_settings_that_do_not_fit_are_named(changes, says):
     with pytest.raises(ConfigError, match=says):
         task(**changes)
+
+
+def test_byte_pairs_return_the_text_and_are_learned_from_the_training_part_alone(write):
+    text = "low lower lowest newer newest " * 60
+    mine = task(text=write((text + "zqx" * 30).encode()), level="bpe")
+    assert mine.alphabet.decode(mine.alphabet.encode(text)) == text
+    assert len(mine.alphabet.encode(text)) < len(text) / 2
+    assert len(mine.alphabet.encode("zqx")) == 3  # seen in the held-out end only: never merged
+    assert mine.n_outputs <= 300
+
+
+def test_the_test_part_is_the_end_or_a_file_of_its_own(write, tmp_path):
+    mine = task(text=write(("a" * 800 + "b" * 100 + "c" * 100).encode()), test_fraction=0.1)
+    assert mine.splits == ("validation", "test")
+    assert mine.alphabet.decode(mine.held_out) == "b" * 100
+    assert mine.alphabet.decode(mine.tested) == "c" * 100
+    other = tmp_path / "other.txt"
+    other.write_text("d" * 50)
+    mine = task(text=write(b"a" * 1000), test=str(other))
+    assert mine.alphabet.decode(mine.tested) == "d" * 50
+    assert task().splits == ("validation",)
+
+
+def test_a_text_is_looked_for_in_the_data_folder_too(tmp_path):
+    (tmp_path / "mine.txt").write_text("abc" * 400)
+    assert build_task(SECTION | {"text": "mine.txt"}, DataSettings(root=str(tmp_path), download=False)).n_outputs == 3
+
+
+def test_two_test_texts_are_refused(write):
+    with pytest.raises(ConfigError, match="test_fraction=0"):
+        task(text=write(b"abc" * 400), test="other.txt", test_fraction=0.1)
+    with pytest.raises(ConfigError, match="leaves nothing to train on"):
+        task(validation_fraction=0.6, test_fraction=0.5)
