@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow setup lint bench-dfa bench-device fidelity results clean help
+.PHONY: train test test-slow setup lint bench-dfa bench-device fidelity results dfa clean help
 
 help:
 	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench-dfa  CPU time of a DFA step against a backprop step"
 	@echo "make bench-device  the simulated device against lightonml's and this machine's limits: docs/bench-device.md"
 	@echo "make fidelity   how faithful each simulated device is: docs/device-fidelity.md"
+	@echo "make dfa        every architecture by DFA, backprop and frozen blocks, over seeds: docs/dfa.md (hours)"
 	@echo "make results    three seeds of the default run and of its variants: docs/results.md and its figures"
 
 train: $(VENV)/.ready
@@ -30,7 +31,11 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 bench-dfa: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --no-deps biotorch==0.0.16 # its own pins are of 2021
 	$(BIN)/python scripts/bench/dfa_step.py
+
+dfa: $(VENV)/.ready
+	$(BIN)/python scripts/dfa.py $(ARGS)
 
 bench-device: $(VENV)/.ready
 	$(BIN)/python scripts/bench/device.py
