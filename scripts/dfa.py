@@ -206,8 +206,8 @@ def page(rows: list[Row]) -> Iterator[str]:
     yield (
         "Every line is `opu-dfa train experiment=NAME`: optical DFA on the simulated device (8-bit camera, shot and "
         "read noise, two binary patterns an error), exact backprop, and frozen blocks, which train only what follows "
-        "the last block. All three share initial weights, data order and steps. The learning rate of each method is the "
-        "best of three, a factor of three apart, by the validation loss of seed 0. Scores are of the test set, mean ± "
+        "the last block. All three share initial weights, data order and steps. The learning rate of each method is "
+        "the best of three, a factor of three apart, by the validation loss of seed 0. Scores are of the test set, mean ± "
         "standard deviation over seeds. Recovery is (frozen - DFA) / (frozen - backprop), of the test loss and of the "
         "score: 0 is no better than training the last layers alone, 1 is as good as backprop; where backprop gains "
         "little over frozen blocks it says little, and is left out below a gain of two standard deviations."

@@ -51,11 +51,12 @@ class DirectFeedback:
             first floating-point tensor it takes, brings it to the shape of its input, which is that of every tap.
 
     Raises:
-        ValueError: blocks or `through` that are not in the model.
+        ValueError: blocks or `through` that are not in the model, or a model compiled as a whole.
 
-    What a block returns may be changed in place by what follows only if the block does not need it for its own
-    gradient; PyTorch refuses the rest. A block that is compiled must be a module of its own
-    (`model.blocks[i] = torch.compile(block)`) or compiled in place (`block.compile()`).
+    Blocks may be compiled, replaced (`model.blocks[i] = torch.compile(block)`) or in place (`block.compile()`), but not
+    the model around them. Ranks of a `DistributedDataParallel` (without find_unused_parameters) agree if their
+    operators have the same seed; call the wrapper for the output, and `alignment` measures each rank's own batch. What
+    a block returns may be changed in place only if the block's own gradient does not need it; PyTorch refuses the rest.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     >>> from opu_dfa.dfa.feedback import GaussianFeedback
@@ -77,6 +78,8 @@ class DirectFeedback:
     ) -> None:
         if error_at not in ("output", "hidden"):
             raise ValueError(f'error_at is "output" or "hidden", got {error_at!r}')
+        if hasattr(model, "_orig_mod"):
+            raise ValueError("a model compiled as a whole cannot be cut: compile its blocks, block.compile(), instead")
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.feedback = feedback
         self.blocks = resolve_blocks(self.model, blocks)
@@ -161,8 +164,7 @@ class DirectFeedback:
                 "with targets a block learns before the module of `through` has run, so its derivative is not known: "
                 "leave `through` out"
             )
-        with torch.no_grad():
-            (signal,) = self.feedback(target, [self.feedback.n_components])
+        (signal,) = self._projected(target, [self.feedback.n_components])
         self._cut.teach = partial(self._teach, signal)
         try:
             yield
@@ -264,13 +266,18 @@ class DirectFeedback:
         return errors
 
     @torch.no_grad()
+    def _projected(self, error: Tensor, widths: Sequence[int]) -> list[Tensor]:
+        with torch.autocast(error.device.type, enabled=False):  # signals are float32
+            return self.feedback(error, widths)
+
+    @torch.no_grad()
     def _signals(self, record: Record, error: Tensor) -> list[Tensor]:
         """What each tap learns from, in its shape and type."""
         if self._through is not None and record.passed is None:
             raise RuntimeError("the `through` module did not run in this forward pass")
         read = record.read()
         widths = [width(each.shape, error.shape[:-1], whose) for whose, each in read]
-        signals = self.feedback(error, widths)
+        signals = self._projected(error, widths)
         rows = error.shape[:-1].numel()
         self.feedback.learn(
             error.reshape(rows, -1).float(),

@@ -37,7 +37,7 @@ def measure(
         model, blocks, error_at, through: as of `DirectFeedback`; x: a batch.
 
     Raises:
-        ValueError: a tap that does not begin with the error's leading dimensions.
+        ValueError: a tap that does not begin with the error's leading dimensions, a `through` that does not run.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 25, 10))
     >>> measure(net, ["0"], torch.ones(7, 1, 5, 5))
@@ -69,6 +69,8 @@ def measure(
     lead = error[:-1]
     taught = [(f"the block {name!r}", shape) for name, shape in taps]
     if through is not None:
+        if not passed:
+            raise ValueError(f"the module {through!r} takes no part in the forward pass; name one that does, or none")
         taught = [(f"the module {through!r}", passed[-1])] * len(taps)
     return Sizes(error[-1], tuple(width(shape, lead, whose) for whose, shape in taught), tuple(lead))
 

@@ -27,7 +27,6 @@ class Pictures:
     labels: Tensor
 
 
-@lru_cache(maxsize=2)
 def read_pictures(name: str, data: DataSettings) -> tuple[Pictures, Pictures]:
     """Training and test images of a set.
 

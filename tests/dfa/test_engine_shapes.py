@@ -128,6 +128,8 @@ def test_a_neck_that_did_not_run_is_named():
     out = net(draw(7, 5, 3))
     with pytest.raises(RuntimeError, match="`through` module did not run"):
         dfa.backward(out.sum(), out)
+    with pytest.raises(ValueError, match="'unused' takes no part"):
+        measure(net, ["blocks.*"], draw(7, 5, 3), through="unused")
 
 
 def test_the_shared_signal_passes_the_neck_once():
