@@ -24,7 +24,15 @@ def census(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["fm", "deepfm", "dcn", "autoint", "afn"])
 def test_all_methods_train(opu_dfa, census, kind):
-    small = ["steps=4", "batch_size=16", "model.hidden=16", "model.width=4", "task.n_bins=4", "hydra.run.dir=run"]
+    small = [
+        "steps=4",
+        "sample_length=0",
+        "batch_size=16",
+        "model.hidden=16",
+        "model.width=4",
+        "task.n_bins=4",
+        "hydra.run.dir=run",
+    ]
     code, _, complaint = opu_dfa("train", f"experiment=adult-{kind}", f"data.root={census}", "opu=simulated", *small)
     assert code == 0, complaint
     methods = json.loads((census / "run" / "summary.json").read_text())["methods"]
