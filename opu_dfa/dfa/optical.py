@@ -40,7 +40,14 @@ class OpticalFeedback(Feedback):
         return error  # the device shows it
 
     def project(self, shown: Tensor) -> Tensor:
-        return self.opu.linear_transform(shown, self.encoding)
+        """Re(R)e for rows of errors. A row of zeros, as of an example without a label, is not shown and costs nothing."""
+        lit = shown.any(dim=1)
+        if lit.all():
+            return self.opu.linear_transform(shown, self.encoding)
+        signal = shown.new_zeros(len(shown), self.n_components)
+        if lit.any():
+            signal[lit] = self.opu.linear_transform(shown[lit], self.encoding)
+        return signal
 
     def columns(self, repeats: int = 8) -> Tensor:
         """B measured with one-hot inputs, the mean of `repeats` showings; the device counts their frames."""

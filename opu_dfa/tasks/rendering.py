@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_OPACITY = 10.0  # density of a raw output of one: a solid a tenth of the scene thick is then soon opaque
+_DENSEST = 8.0  # raw; a density of e^8 is opaque within a thousandth of a scene's size
 
 
 def camera_rays(pose: Tensor, height: int, width: int, angle: float) -> tuple[Tensor, Tensor]:
@@ -53,8 +53,8 @@ def render(raw: Tensor, distances: Tensor, far: float, background: float = 1.0) 
 
     C = Σ_i T_i (1 - exp(-σ_i d_i)) c_i + T_n background,  T_i = exp(-Σ_{j<i} σ_j d_j),  d_i = t_{i+1} - t_i, t_n = far
 
-    (Mildenhall et al. 2020, arXiv 2003.08934, eq. 3, which sets a last d of infinity.) Colours are c = sigmoid(raw),
-    densities σ = 10 softplus(raw - 1), which is positive everywhere and so cannot die as the paper's ReLU can.
+    (Mildenhall et al. 2020, arXiv 2003.08934, eq. 3; the last d there is infinite.) Colours are c = sigmoid(raw),
+    densities σ = `density(raw)`.
 
     Args:
         raw: what a network says of each sample, red, green, blue and density, `(rays, samples, 4)`.
@@ -72,5 +72,6 @@ def render(raw: Tensor, distances: Tensor, far: float, background: float = 1.0) 
 
 
 def density(raw: Tensor) -> Tensor:
-    """σ = 10 softplus(raw - 1), per unit length."""
-    return _OPACITY * F.softplus(raw - 1)
+    """σ = exp(raw), per unit length, up to e^8. Unlike the paper's ReLU it has a slope everywhere below: training that
+    empties the scene, white as its background, can come back."""
+    return raw.clamp(max=_DENSEST).exp()

@@ -204,3 +204,17 @@ def test_fixed_operators_learn_nothing():
     assert torch.equal(feedback.columns(), before)
     with pytest.raises(TypeError, match="OrthogonalFeedback does not learn from forward-mode products"):
         feedback.align([errors(200, 30)], errors())
+
+
+def test_errors_of_zero_are_not_shown():
+    """As of nodes without a label: the others are projected as if alone, and only they cost frames."""
+    some = errors(6)
+    some[[1, 4]] = 0
+    opu, alone = SimulatedOPU(12, 30, preset="noisy-8bit"), SimulatedOPU(12, 30, preset="noisy-8bit")
+    (signal,) = OpticalFeedback(opu)(some, [30])
+    (expected,) = OpticalFeedback(alone)(some[[0, 2, 3, 5]], [30])
+    assert torch.equal(signal[[0, 2, 3, 5]], expected)
+    assert not signal[[1, 4]].any()
+    assert opu.usage.frames == alone.usage.frames == 4 * 2 * 2
+    (nothing,) = OpticalFeedback(opu)(torch.zeros(3, 12), [30])
+    assert not nothing.any()

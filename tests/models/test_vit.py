@@ -71,6 +71,18 @@ def test_the_error_reaches_patches_by_the_exact_derivative_of_the_neck(output: s
     assert torch.allclose(by_feedback, model.blocks[-1].mlp.down.weight.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_pooled_error_is_spread_over_the_patches_alike():
+    model = vit()
+    feedback = GaussianFeedback(n_features=5, n_components=16)
+    dfa = DirectFeedback(model, ["blocks.*"], feedback, through="neck.pool")
+    x = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    out = model(x)
+    dfa.backward(out.square().sum(), out)
+    by_feedback = model.blocks[-1].mlp.down.bias.grad.clone()
+    # The last block adds its bias to each of the six patches: their signals, B e / 6 each, add up to B e.
+    assert torch.allclose(by_feedback, (2 * out.detach() @ feedback.matrix.T).sum(0), rtol=1e-4, atol=1e-6)
+
+
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="patches of 5 pixels a side do not tile"):
         vit(patch=5)

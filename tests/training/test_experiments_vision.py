@@ -31,8 +31,8 @@ def test_all_methods_train(opu_dfa, tmp_path: Path, experiment: str):
 
 
 def test_plain_feedback_reaches_every_convolution(opu_dfa, tmp_path: Path):
-    plain = ["model.taps=['stages.*.units.*']", "feedback=gaussian", "feedback.layout=independent"]
-    words = ["experiment=vgg-cifar10", *EXPERIMENTS["vgg-cifar10"], *plain, "feedback.align_head=0", "method=dfa"]
+    plain = ["feedback.name=gaussian", "model.taps=[stages.*.units.*]"]
+    words = ["experiment=vgg-cifar10", *EXPERIMENTS["vgg-cifar10"], *plain, "method=dfa"]
     summary = train(opu_dfa, tmp_path, *words)
     assert list(summary["methods"]["dfa"]["alignment"]) == [
         "stages.0.units.0",
