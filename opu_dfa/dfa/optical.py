@@ -40,7 +40,7 @@ class OpticalFeedback(Feedback):
         return error  # the device shows it
 
     def project(self, shown: Tensor) -> Tensor:
-        """Re(R)e for rows of errors. A row of zeros, as of an example without a label, is not shown and costs nothing."""
+        """Re(R)e for rows of errors. A row of zeros, as of an example without a label, is not shown: no frames."""
         lit = shown.any(dim=1)
         if lit.all():
             return self.opu.linear_transform(shown, self.encoding)

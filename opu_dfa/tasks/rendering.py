@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_DENSEST = 8.0  # raw; a density of e^8 is opaque within a thousandth of a scene's size
+_DENSEST = 8.0  # raw: a density of e^8, 3000 per unit length, is opaque within any sample
 
 
 def camera_rays(pose: Tensor, height: int, width: int, angle: float) -> tuple[Tensor, Tensor]:
@@ -72,6 +72,6 @@ def render(raw: Tensor, distances: Tensor, far: float, background: float = 1.0) 
 
 
 def density(raw: Tensor) -> Tensor:
-    """σ = exp(raw), per unit length, up to e^8. Unlike the paper's ReLU it has a slope everywhere below: training that
-    empties the scene, white as its background, can come back."""
+    """σ = exp(raw), per unit length, up to e^8. An output of zero is a fog, which training clears or condenses; where the
+    paper's ReLU starts empty, no gradient fills it."""
     return raw.clamp(max=_DENSEST).exp()
