@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from opu_dfa.config import Count, settings
+from opu_dfa.models.draw import draw_weights
 from opu_dfa.models.gpt import Block
 from opu_dfa.models.layout import Layout
 
@@ -85,7 +86,7 @@ class Denoiser(nn.Module):
         )
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, n_pixels)
-        self._draw_weights(torch.Generator().manual_seed(seed))
+        draw_weights(self, seed, self._deviation)
 
     def forward(self, patches: Tensor, times: Tensor) -> Tensor:
         h = self.embedding(patches, times)
@@ -93,18 +94,11 @@ class Denoiser(nn.Module):
             h = block(h)
         return self.head(self.final_norm(h))
 
-    @torch.no_grad()
-    def _draw_weights(self, generator: torch.Generator) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:  # norms start at one, biases at zero
-                parameter.fill_(float("norm" in name and name.endswith("weight")))
-                continue
-            deviation = 0.02
-            if name.startswith("embedding"):
-                deviation = 1.0 if "position" in name else 1 / math.sqrt(parameter.shape[1])
-            elif name.endswith(("out.weight", "down.weight")):
-                deviation = 0.02 / (2 * len(self.blocks)) ** 0.5
-            parameter.normal_(std=deviation, generator=generator)
+    def _deviation(self, name: str, weight: Tensor) -> float:
+        if name.startswith("embedding"):
+            return 1.0 if "position" in name else 1 / math.sqrt(weight.shape[1])
+        residual = name.endswith(("out.weight", "down.weight"))
+        return 0.02 / (2 * len(self.blocks)) ** 0.5 if residual else 0.02
 
 
 def build(chosen: Settings, task: Any, seed: int) -> Denoiser:

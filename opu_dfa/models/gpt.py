@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opu_dfa.config import Count, settings
+from opu_dfa.models.draw import draw_weights
 from opu_dfa.models.layout import Layout
-
 
 Activation = Literal["gelu", "relu"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -173,7 +173,7 @@ class GPT(nn.Module):
         self.head = nn.Linear(width, n_symbols, bias=False)
         if tie_weights:
             self.head.weight = self.embedding.token.weight
-        self._draw_weights(torch.Generator().manual_seed(seed))
+        draw_weights(self, seed, self._deviation)
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = self.embedding(tokens)
@@ -190,15 +190,9 @@ class GPT(nn.Module):
             tokens = torch.cat((tokens, drawn.to(tokens.device)), dim=1)
         return tokens
 
-    @torch.no_grad()
-    def _draw_weights(self, generator: torch.Generator) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:  # norms start at one, biases at zero
-                parameter.fill_(float("norm" in name and name.endswith("weight")))
-                continue
-            residual = name.endswith(("out.weight", "down.weight"))
-            deviation = 0.02 / (2 * len(self.blocks)) ** 0.5 if residual else 0.02
-            parameter.normal_(std=deviation, generator=generator)
+    def _deviation(self, name: str, weight: Tensor) -> float:
+        residual = name.endswith(("out.weight", "down.weight"))
+        return 0.02 / (2 * len(self.blocks)) ** 0.5 if residual else 0.02
 
 
 def build(chosen: Settings, task: Any, seed: int) -> GPT:

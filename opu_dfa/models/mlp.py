@@ -6,10 +6,10 @@ import math
 from itertools import pairwise
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from opu_dfa.config import Count, settings
+from opu_dfa.models.draw import draw_weights
 from opu_dfa.models.layout import Layout
 
 Activation = Literal["tanh", "relu", "gelu"]
@@ -50,14 +50,10 @@ class MLP(nn.Module):
             nn.Sequential(nn.Linear(a, b), ACTIVATIONS[activation]()) for a, b in pairwise(widths)
         )
         self.head = nn.Linear(width, n_outputs)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                if parameter.ndim < 2:
-                    parameter.zero_()
-                    continue
-                gain = math.sqrt(2) if activation == "relu" and parameter is not self.head.weight else 1.0
-                parameter.normal_(std=gain / math.sqrt(parameter.shape[1]), generator=generator)
+        gain = 2 if activation == "relu" else 1
+        draw_weights(
+            self, seed, lambda name, weight: math.sqrt((1 if name == "head.weight" else gain) / weight.shape[1])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.flatten(1)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opu_dfa.config import Count, settings
+from opu_dfa.models.draw import draw_weights
 from opu_dfa.models.layout import Layout
 
 
@@ -78,14 +78,9 @@ class VGG(nn.Module):
         inputs = [channels, *(stage[-1] for stage in stages[:-1])]
         self.stages = nn.ModuleList(Stage(n, stage) for n, stage in zip(inputs, stages, strict=True))
         self.head = nn.Linear(stages[-1][-1] * (height // side) * (width // side), n_outputs)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.ndim < 2:  # norms start at one, biases at zero
-                    parameter.fill_(float("norm" in name and name.endswith("weight")))
-                    continue
-                gain = 1.0 if name == "head.weight" else 2.0
-                parameter.normal_(std=math.sqrt(gain / parameter[0].numel()), generator=generator)
+        draw_weights(
+            self, seed, lambda name, weight: math.sqrt((1 if name == "head.weight" else 2) / weight[0].numel())
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         h = images

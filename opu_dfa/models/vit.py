@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from opu_dfa.config import Count, settings
+from opu_dfa.models.draw import draw_weights
 from opu_dfa.models.gpt import Block
 from opu_dfa.models.layout import Layout
 
@@ -97,7 +97,7 @@ class ViT(nn.Module):
         self.neck.add_module("norm", nn.LayerNorm(width))
         self.neck.add_module("pool", Mean() if output == "image" else nn.Identity())
         self.head = nn.Linear(width, n_outputs)
-        self._draw_weights(torch.Generator().manual_seed(seed))
+        draw_weights(self, seed, self._deviation)
 
     def forward(self, images: Tensor) -> Tensor:
         h = self.embedding(images)
@@ -105,18 +105,11 @@ class ViT(nn.Module):
             h = block(h)
         return self.head(self.neck(h))
 
-    @torch.no_grad()
-    def _draw_weights(self, generator: torch.Generator) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:  # norms start at one, biases at zero
-                parameter.fill_(float("norm" in name and name.endswith("weight")))
-                continue
-            deviation = 1 / math.sqrt(parameter[0].numel())
-            if name in ("embedding.position.weight", "head.weight"):
-                deviation = 0.02
-            elif name.endswith(("out.weight", "down.weight")):
-                deviation /= math.sqrt(2 * len(self.blocks))
-            parameter.normal_(std=deviation, generator=generator)
+    def _deviation(self, name: str, weight: Tensor) -> float:
+        if name in ("embedding.position.weight", "head.weight"):
+            return 0.02
+        residual = name.endswith(("out.weight", "down.weight"))
+        return 1 / math.sqrt(weight[0].numel() * (2 * len(self.blocks) if residual else 1))
 
 
 def build(chosen: Settings, task: Any, seed: int) -> ViT:

@@ -72,6 +72,6 @@ def render(raw: Tensor, distances: Tensor, far: float, background: float = 1.0) 
 
 
 def density(raw: Tensor) -> Tensor:
-    """σ = exp(raw), per unit length, up to e^8. An output of zero is a fog, which training clears or condenses; where the
-    paper's ReLU starts empty, no gradient fills it."""
+    """σ = exp(raw), per unit length, up to e^8. An output of zero is a fog, which training clears or condenses; where
+    the paper's ReLU starts empty, no gradient fills it."""
     return raw.clamp(max=_DENSEST).exp()

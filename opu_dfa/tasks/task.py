@@ -83,11 +83,6 @@ class Task(ABC):
         return None
 
 
-def apply(model: nn.Module, x: Any) -> Any:
-    """model(x), with the members of a tuple as its arguments."""
-    return model(*x) if isinstance(x, tuple) else model(x)
-
-
 def error_of_uniform(classes: Tensor, n_classes: int) -> Tensor:
     """The error of a mean cross-entropy at uniform predictions, (1/n - onehot) / N, `(..., n_classes)`.
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from hardware import OPU
 from opu_dfa.dfa import DirectFeedback
+from opu_dfa.dfa.blocks import call
 from opu_dfa.dfa.engine import ErrorAt
 from opu_dfa.models import build_model
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import Task
-from opu_dfa.tasks.task import apply
 from opu_dfa.training.operator import FeedbackSettings, Operator
 from opu_dfa.training.settings import Method, TrainSettings
 
@@ -75,7 +75,7 @@ class Learner:
         self.tangents.set_state(state["tangents"])
 
     def _loss(self, x: Any, y: Any, check: Callable[[float], None]) -> tuple[torch.Tensor, Any]:
-        out = apply(self.model, x)
+        out = call(self.model, x)
         loss = self.task.loss(out, y)
         check(loss.item())
         return loss, out

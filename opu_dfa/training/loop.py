@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from hardware import DeviceError
+from opu_dfa.dfa.blocks import call
 from opu_dfa.errors import ConfigError, DivergedError, UserError
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import Task
-from opu_dfa.tasks.task import Split, apply
+from opu_dfa.tasks.task import Split
 from opu_dfa.training.learner import Learner
 from opu_dfa.training.settings import OptimizerSettings, TrainSettings
 
@@ -181,7 +182,7 @@ class Loop:
 
     def _forward(self, x: Any) -> Any:
         """The outputs for held-out examples, back where the examples are."""
-        return apply(self.learner.model, self._to_device(x)).cpu()
+        return call(self.learner.model, self._to_device(x)).cpu()
 
     def _watch(self, val_loss: float) -> None:
         """The "plateau" schedule: a validation loss that did not fall lowers the rate."""

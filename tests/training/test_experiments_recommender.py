@@ -31,6 +31,7 @@ def test_all_methods_train(opu_dfa, census, kind):
         "model.hidden=16",
         "model.width=4",
         "task.n_bins=4",
+        "optimizer.lr.frozen=0.01",  # four steps are too few to warm up to the experiment's
         "hydra.run.dir=run",
     ]
     code, _, complaint = opu_dfa("train", f"experiment=adult-{kind}", f"data.root={census}", "opu=simulated", *small)
