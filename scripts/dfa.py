@@ -80,6 +80,7 @@ class Job:
 
 LEARNED = ("feedback=gaussian", "feedback.name=learned")
 AS_DRAWN = ("feedback.align_head=0",)
+PLAIN = ("model.through=null", "feedback.layout=independent", *AS_DRAWN)
 CALIBRATED = ("feedback.calibrate_every=20",)
 
 ROWS: list[Row] = [
@@ -137,8 +138,23 @@ ROWS: list[Row] = [
             ("afn", "AFN"),
         )
     ),
-    Row("vit-cifar10", "Vision transformer, CIFAR-10 (JPEG copy)", "accuracy", "recovery 0.80", n_seeds=2),
-    Row("climate", "Vision transformer, image to image: climate", "r2", "recovery 0.80", n_seeds=2, pictures=True),
+    Row(
+        "vit-cifar10",
+        "Vision transformer, CIFAR-10 (JPEG copy)",
+        "accuracy",
+        "recovery 0.80",
+        n_seeds=2,
+        variants=(Variant("the norm's derivative too", ("model.through=neck",)),),
+    ),
+    Row(
+        "climate",
+        "Vision transformer, image to image: climate",
+        "r2",
+        "recovery 0.80",
+        n_seeds=2,
+        variants=(Variant("without the norm's derivative", ("model.through=null",)),),
+        pictures=True,
+    ),
     Row("diffusion-mnist", "Diffusion, MNIST", "loss", "recovery 0.85", n_seeds=2, pictures=True),
     Row("diffusion-fashion", "Diffusion, Fashion-MNIST", "loss", "recovery 0.85", n_seeds=2, pictures=True),
     Row("lego", "View synthesis, Lego", "psnr", "within 3 dB of backprop", n_seeds=2, pictures=True),
