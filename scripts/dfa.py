@@ -294,6 +294,15 @@ def page(rows: list[Row]) -> Iterator[str]:
         loss, score = recoveries(row, (), row.n_seeds)
         yield f"| `{row.experiment}` | {row.score} | {cells} | {loss} | {score} | {row.n_seeds} | {row.goal} |"
     yield ""
+    yield (
+        "What the recipes share: one random projection serves all blocks; it passes the exact derivative of what stands "
+        "between the blocks and the head (a final norm, a pooling, a graph propagation); the head starts at the "
+        "feedback's columns, so that the projection stands in for the head's transpose from the first step; the error's "
+        "encoding is unbiased. Backprop and frozen blocks start from the same head. With a single block, as in most of "
+        "the graph networks, this makes DFA nearly backprop; the variants with the head as drawn show what is left "
+        "without it."
+    )
+    yield ""
     for row in rows:
         yield from part(row)
 
