@@ -295,9 +295,9 @@ def page(rows: list[Row]) -> Iterator[str]:
         yield f"| `{row.experiment}` | {row.score} | {cells} | {loss} | {score} | {row.n_seeds} | {row.goal} |"
     yield ""
     yield (
-        "What the recipes share: one random projection serves all blocks; it passes the exact derivative of what stands "
+        "What the recipes share: one random projection serves all blocks; it passes the exact derivative of what is "
         "between the blocks and the head (a final norm, a pooling, a graph propagation); the head starts at the "
-        "feedback's columns, so that the projection stands in for the head's transpose from the first step; the error's "
+        "feedback's columns, so that the projection stands in for its transpose from the first step; the error's "
         "encoding is unbiased. Backprop and frozen blocks start from the same head. With a single block, as in most of "
         "the graph networks, this makes DFA nearly backprop; the variants with the head as drawn show what is left "
         "without it."
