@@ -31,6 +31,7 @@ class MLP(nn.Module):
 
     Weights are drawn N(0, 1/fan_in), biases zero; with ReLU the variance is doubled (He et al. 2015).
 
+    >>> import torch
     >>> MLP(n_features=64, n_outputs=10, n_blocks=2, width=32)(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])
     """

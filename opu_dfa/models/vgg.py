@@ -63,6 +63,7 @@ class VGG(nn.Module):
     Raises:
         ValueError: no stage, a stage without convolutions, or more stages than the image can be halved.
 
+    >>> import torch
     >>> VGG((3, 32, 32), n_outputs=10, stages=[[8], [16, 16]])(torch.zeros(5, 3, 32, 32)).shape
     torch.Size([5, 10])
     """

@@ -68,6 +68,7 @@ class ViT(nn.Module):
     Raises:
         ValueError: an image that patches do not tile, or a width that n_heads does not divide.
 
+    >>> import torch
     >>> model = ViT((3, 32, 32), n_outputs=10, patch=8, n_blocks=2, width=16, n_heads=2)
     >>> model(torch.zeros(5, 3, 32, 32)).shape
     torch.Size([5, 10])
