@@ -132,6 +132,7 @@ ROWS: list[Row] = [
             f"Recommender on Adult, {title}",
             "auc",
             "within 0.003 of backprop where the tower matters",
+            n_seeds=2,
             variants=() if kind == "fm" else (Variant("no norm derivative, independent, head as drawn", PLAIN),),
         )
         for kind, title in (
