@@ -7,6 +7,7 @@ drawn and trains what follows: the control that says how much of a result the he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,23 +40,18 @@ class Learner:
     def gradients(self, x: Any, y: Any, step: int, check: Callable[[float], None]) -> float:
         """Fill the gradients of a batch, and return its loss after `check` has seen it."""
         engine, chosen = self.engine, self.feedback
-        if engine is None:
-            loss, _ = self._loss(x, y, check)
+        if engine is None or (chosen.calibrate_every and (step + 1) % chosen.calibrate_every == 0):
+            with engine.exact() if engine else nullcontext():
+                loss, _, value = self._loss(x, y, check)
             loss.backward()
-        elif chosen.calibrate_every and (step + 1) % chosen.calibrate_every == 0:
-            with engine.exact():
-                loss, _ = self._loss(x, y, check)
-            loss.backward()
-        elif chosen.error_at == "target":
-            with engine.targets(self.task.error_of_target(y)):
-                loss, out = self._loss(x, y, check)
-            engine.backward(loss, out)
-        else:
-            if chosen.name == "aligned" and step % chosen.sample_every == 0:
-                engine.align(x, self.tangents)
-            loss, out = self._loss(x, y, check)
-            engine.backward(loss, out)
-        return loss.item()
+            return value
+        if chosen.name == "aligned" and step % chosen.sample_every == 0 and chosen.error_at != "target":
+            engine.align(x, self.tangents)
+        targets = engine.targets(self.task.error_of_target(y)) if chosen.error_at == "target" else nullcontext()
+        with targets:
+            loss, out, value = self._loss(x, y, check)
+        engine.backward(loss, out)
+        return value
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -74,11 +70,13 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.tangents.set_state(state["tangents"])
 
-    def _loss(self, x: Any, y: Any, check: Callable[[float], None]) -> tuple[torch.Tensor, Any]:
+    def _loss(self, x: Any, y: Any, check: Callable[[float], None]) -> tuple[torch.Tensor, Any, float]:
+        """The loss with its graph, the output, and the loss as a number, read from the device once."""
         out = call(self.model, x)
         loss = self.task.loss(out, y)
-        check(loss.item())
-        return loss, out
+        value = loss.item()
+        check(value)
+        return loss, out, value
 
 
 def build_learner(method: Method, run: TrainSettings, task: Task, operator: Operator) -> Learner:
