@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from opu_dfa.errors import CheckpointError, RunFolderError
@@ -25,22 +26,32 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunFolderError: the disk is full, or the folder cannot be written.
     """
+    with _replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Within, write to the path given; afterwards it is on the disk, and then takes the name."""
     beside = path.with_name(f".{path.name}.writing")
     try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
+        _flush(beside)
         os.replace(beside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _flush(path.parent)
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def cannot_write(path: Path, error: OSError) -> RunFolderError:
@@ -52,10 +63,20 @@ def cannot_write(path: Path, error: OSError) -> RunFolderError:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write a nest of dicts, lists, JSON scalars and tensors to one file."""
+    """Write a nest of dicts, lists, JSON scalars and tensors to one file, without a second copy of it in memory."""
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(tree, tensors)
-    write_atomically(path, save(tensors, metadata={"tree": json.dumps(skeleton)}))
+    seen: set[int] = set()
+    for name, tensor in tensors.items():  # the format wants each alone in its memory: no views, no tied weights
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensors[name] = tensor.clone()
+        seen.add(storage.data_ptr())
+    with _replacing(path) as beside:
+        try:
+            save_file(tensors, beside, metadata={"tree": json.dumps(skeleton)})
+        except SafetensorError as error:  # so it calls a full disk too
+            raise OSError(str(error)) from error
 
 
 def load_tree(path: Path) -> Any:
@@ -82,7 +103,7 @@ def _pack(node: Any, tensors: dict[str, Tensor]) -> Any:
     """The JSON skeleton of a nest; tensors are moved to `tensors` under running numbers."""
     if isinstance(node, Tensor):
         name = str(len(tensors))
-        tensors[name] = node.detach().cpu().clone().contiguous()
+        tensors[name] = node.detach().cpu().contiguous()
         return {"tensor": name}
     if isinstance(node, dict):  # as pairs, so that keys need not be strings
         return {"pairs": [[key, _pack(value, tensors)] for key, value in node.items()]}

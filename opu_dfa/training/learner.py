@@ -7,8 +7,9 @@ drawn and trains what follows: the control that says how much of a result the he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,58 +17,56 @@ from torch import nn
 
 from hardware import OPU
 from opu_dfa.dfa import DirectFeedback
-from opu_dfa.dfa.blocks import call
+from opu_dfa.dfa.blocks import call, resolve_blocks
 from opu_dfa.dfa.engine import ErrorAt
+from opu_dfa.dfa.memory import offload, recompute
 from opu_dfa.models import build_model
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import Task
 from opu_dfa.training.operator import FeedbackSettings, Operator
+from opu_dfa.training.optimizer import Stepper
 from opu_dfa.training.settings import Method, TrainSettings
 
 
 @dataclass
 class Learner:
-    """A model, its optimiser, and how its gradients are filled: by the engine, or exactly where there is none."""
+    """A model, what steps it, and how its gradients are filled: by the engine, or exactly where there is none."""
 
     model: nn.Module
     task: Task
-    optimizer: torch.optim.Optimizer
+    stepper: Stepper
     engine: DirectFeedback | None
     feedback: FeedbackSettings
     opu: OPU | None
     tangents: torch.Generator
+    saving: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def gradients(self, x: Any, y: Any, step: int, check: Callable[[float], None]) -> float:
         """Fill the gradients of a batch, and return its loss after `check` has seen it."""
         engine, chosen = self.engine, self.feedback
         if engine is None or (chosen.calibrate_every and (step + 1) % chosen.calibrate_every == 0):
-            with engine.exact() if engine else nullcontext():
+            with engine.exact() if engine else nullcontext(), self.saving():
                 loss, _, value = self._loss(x, y, check)
             loss.backward()
             return value
         if chosen.name == "aligned" and step % chosen.sample_every == 0 and chosen.error_at != "target":
             engine.align(x, self.tangents)
         targets = engine.targets(self.task.error_of_target(y)) if chosen.error_at == "target" else nullcontext()
-        with targets:
+        with targets, self.saving():
             loss, out, value = self._loss(x, y, check)
         engine.backward(loss, out)
         return value
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
     def state(self) -> dict[str, Any]:
         return {
             "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.stepper.state(),
             "tangents": self.tangents.get_state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.load_state(state["optimizer"])
         self.tangents.set_state(state["tangents"])
 
     def _loss(self, x: Any, y: Any, check: Callable[[float], None]) -> tuple[torch.Tensor, Any, float]:
@@ -88,7 +87,7 @@ def build_learner(method: Method, run: TrainSettings, task: Task, operator: Oper
     """
     model, layout = build_model(run.model, task, run.seed)
     operator.align_head(model, layout)
-    model.to(run.torch_device)
+    model.to(run.torch_device, torch.bfloat16 if run.memory.weights == "bfloat16" else None)
     engine = None
     if method == "dfa":
         error_at: ErrorAt = "hidden" if operator.settings.error_at == "hidden" else "output"
@@ -101,25 +100,40 @@ def build_learner(method: Method, run: TrainSettings, task: Task, operator: Oper
             for owner in module.modules():
                 for key, weight in owner.named_parameters(recurse=False):
                     setattr(owner, key, nn.Parameter(weight.detach().clone()))  # of its own, where weights are tied
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if engine is not None:  # an operator may learn too
-        trained += list(engine.feedback.parameters())
-    optimizer = torch.optim.AdamW(
-        # Matrices decay; norms and biases do not.
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": run.optimizer.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=getattr(run.optimizer.lr, method),
-        betas=(run.optimizer.beta1, run.optimizer.beta2),
-        fused=True,
+    blocks = resolve_blocks(model, layout.taps)
+    if run.memory.recompute and method != "frozen":
+        recompute(blocks.values())
+    stepper = Stepper(
+        _groups(model, blocks, engine),
+        run.optimizer,
+        getattr(run.optimizer.lr, method),
+        run.memory.step_in_backward,
+        stream(run.seed, "rounding"),
     )
     return Learner(
         model,
         task,
-        optimizer,
+        stepper,
         engine,
         operator.settings,
         operator.opu if engine else None,
         stream(run.seed, "tangents"),
+        partial(offload, run.torch_device) if run.memory.offload else nullcontext,
     )
+
+
+def _groups(
+    model: nn.Module, blocks: Mapping[str, nn.Module], engine: DirectFeedback | None
+) -> dict[str, list[nn.Parameter]]:
+    """What is trained, each parameter once and in the model's order: by block, by what is around them, and the
+    operator's where it learns."""
+    owners = [*blocks.items(), *model.named_children(), ("the model", model)]
+    if engine is not None:
+        owners.append(("the feedback", engine.feedback))
+    taken: set[nn.Parameter] = set()
+    groups = {}
+    for name, module in owners:
+        groups[name] = [p for p in module.parameters() if p.requires_grad and p not in taken]
+        taken.update(groups[name])
+    place = {p: i for i, p in enumerate(model.parameters())}
+    return dict(sorted(groups.items(), key=lambda group: min((place.get(p, len(place)) for p in group[1]), default=0)))

@@ -16,7 +16,8 @@ from opu_dfa.seeds import stream
 from opu_dfa.tasks import Task
 from opu_dfa.tasks.task import Split
 from opu_dfa.training.learner import Learner
-from opu_dfa.training.settings import OptimizerSettings, TrainSettings
+from opu_dfa.training.optimizer import NotFinite, OptimizerSettings
+from opu_dfa.training.settings import TrainSettings
 
 _EXPLODED = 3.0  # times the first loss: no useful training passes through it
 _QUICK = 128  # validation examples looked at during training; all of them at the end
@@ -94,7 +95,7 @@ class Loop:
     def _step(self) -> None:
         settings, learner, step = self.settings, self.learner, self.steps_done
         record: dict[str, Any] = {"method": self.method, "step": step + 1}
-        if learner.engine and step % settings.alignment_every == 0:
+        if learner.engine and settings.alignment_every and step % settings.alignment_every == 0:
             x, y = self._to_device(next(self.task.examples("validation", settings.batch_size, settings.batch_size)))
             before = self._frames()
             measured = learner.engine.alignment(self.task.loss, x, y)
@@ -107,13 +108,13 @@ class Loop:
         started, cpu_started = time.perf_counter(), time.process_time()
         factor = self._plateaus * learning_rate_factor(step, settings.steps, settings.optimizer)
         peak = getattr(settings.optimizer.lr, self.method)
-        for group in learner.optimizer.param_groups:
-            group["lr"] = peak * factor
+        learner.stepper.begin(peak * factor)
         x, y = self._to_device(self.task.batch(settings.batch_size, self._data))
-        learner.optimizer.zero_grad(set_to_none=True)
-        loss = learner.gradients(x, y, step, self._guard)
-        norm = self._clip()
-        learner.optimizer.step()
+        try:
+            loss = learner.gradients(x, y, step, self._guard)
+            norm = learner.stepper.finish()
+        except NotFinite as error:
+            raise self._diverged(f"the gradient {error} is not finite") from error
 
         self.steps_done = step + 1
         last = self.done
@@ -140,7 +141,8 @@ class Loop:
     def evaluate(self, split: Split, whole: bool = True) -> dict[str, float]:
         """Mean loss and scores over a split, or over a part of it."""
         model = self.learner.model.eval()
-        scores = self.task.evaluate(self._forward, split, None if whole else _QUICK)
+        limit = self.settings.validation_examples
+        scores = self.task.evaluate(self._forward, split, limit if whole else min(_QUICK, limit or _QUICK))
         model.train()
         return scores
 
@@ -189,16 +191,6 @@ class Loop:
         if self.settings.optimizer.schedule == "plateau" and val_loss > (self._best_loss or math.inf):
             self._plateaus *= _PLATEAU
         self._best_loss = min(val_loss, self._best_loss or math.inf)
-
-    def _clip(self) -> float:
-        limit = self.settings.optimizer.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters, limit).item()
-        if not math.isfinite(norm):
-            named = self.learner.model.named_parameters()
-            broken = [name for name, p in named if p.grad is not None and not torch.isfinite(p.grad).all()]
-            where = broken[0] if broken else "the whole (its norm overflows)"
-            raise self._diverged(f"the gradient of {where} is not finite")
-        return norm
 
     def _guard(self, loss: float) -> None:
         if self.first_loss is None:

@@ -117,7 +117,8 @@ class _Run:
         with _stop_requests() as stop, TrainingProgress(self.console, titles, settings.steps, task.item) as progress:
             for method in settings.method:
                 if method not in self.finished:
-                    self.finished[method] = self._train(method, progress, stop)
+                    with settings.precision():
+                        self.finished[method] = self._train(method, progress, stop)
                     self._under_way = None
                     self._checkpoint(None)
         summary = self._summary()

@@ -7,41 +7,29 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator
 
-from opu_dfa.config import BelowOne, Count, NonNegative, NonNegativeInt, Positive, Seed, settings
+from opu_dfa.config import Count, NonNegativeInt, Seed, settings
 from opu_dfa.errors import ConfigError
 from opu_dfa.opening import OPUSettings
 from opu_dfa.tasks.data import DataSettings
+from opu_dfa.training.optimizer import OptimizerSettings
 
 Method = Literal["dfa", "bp", "frozen"]
 Methods = Annotated[list[Method], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 
 
 @settings
-class LearningRates:
-    """The peak learning rate of each method, chosen for each by the same sweep (scripts/results.py)."""
+class MemorySettings:
+    """What a step may leave out of memory, for time.
 
-    dfa: Positive
-    bp: Positive
-    frozen: Positive
-
-
-@settings
-class OptimizerSettings:
-    """AdamW with linear warm-up, and then a schedule.
-
-    schedule: "cosine" decays to `final` of the peak rate; "noam" with the inverse root of the step (Vaswani et al.
-    2017); "plateau" to a fifth whenever the validation loss did not fall; "constant" does not. warmup: fraction of the
-    steps; clip_norm: largest gradient norm, 0 for none.
+    recompute: blocks keep their inputs alone, and run again for their gradients; step_in_backward: a block steps, and
+    drops its gradient, as soon as it is there; offload: activations wait in the host's memory, or on disk where there
+    is no GPU; weights: "bfloat16" halves them and their gradients, and steps round stochastically.
     """
 
-    lr: LearningRates
-    schedule: Literal["cosine", "noam", "plateau", "constant"]
-    beta1: BelowOne
-    beta2: BelowOne
-    weight_decay: NonNegative
-    warmup: BelowOne
-    final: BelowOne
-    clip_norm: NonNegative
+    recompute: bool
+    step_in_backward: bool
+    offload: bool
+    weights: Literal["float32", "bfloat16"]
 
 
 @settings
@@ -54,7 +42,9 @@ class WandbSettings:
 
 @settings
 class TrainSettings:
-    """A run: what is trained, how long, by which methods, and how often things are looked at and saved (in steps)."""
+    """A run: what is trained, how long, by which methods, and how often things are looked at and saved (in steps).
+
+    alignment_every: 0 for never; validation_examples: of a held-out split, how many are looked at, null for all."""
 
     task: dict[str, Any]
     model: dict[str, Any]
@@ -62,6 +52,8 @@ class TrainSettings:
     opu: OPUSettings
     data: DataSettings
     optimizer: OptimizerSettings
+    memory: MemorySettings
+    pipeline: dict[str, Any]
     tracker: Literal["none", "wandb"]
     wandb: WandbSettings
     method: Methods
@@ -71,7 +63,8 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda"]
     log_every: Count
     validate_every: Count
-    alignment_every: Count
+    validation_examples: Count | None
+    alignment_every: NonNegativeInt
     checkpoint_every: Count
     sample_length: NonNegativeInt
     resume: str | None
@@ -81,6 +74,11 @@ class TrainSettings:
             raise ConfigError("device=cuda needs a GPU that PyTorch can use, and there is none; choose device=cpu")
         if not self.method or len(set(self.method)) < len(self.method):
             raise ConfigError(f"method={self.method} must name at least one method, and each at most once")
+
+    def precision(self) -> torch.autocast:
+        """Within, weights in half precision meet inputs and losses in single precision as autocast has it."""
+        half = self.memory.weights == "bfloat16"
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=half, cache_enabled=False)
 
     @property
     def torch_device(self) -> torch.device:
