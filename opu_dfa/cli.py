@@ -29,12 +29,16 @@ verbs
   opu-dfa train experiment=digits     another task with the model and settings that fit it (configs/experiment)
   opu-dfa train method=dfa            one method alone: dfa, bp or frozen
   opu-dfa train resume=RUN            continue an interrupted run
+  opu-dfa train --multirun seed=0,1   a sweep, and one table of its jobs; hydra/launcher=joblib for jobs in parallel
+  opu-dfa train --plan model=gpt-1b   memory, FLOPs, frames and energy of a run, before it runs
   opu-dfa train --cfg job             show every setting
   opu-dfa device info                 what the simulated device is; opu=auto, lighton or remote for another
   opu-dfa device fidelity opu.preset=anchor
                                       how faithful it is, as numbers and a figure
   opu-dfa device serve                offer it on a local socket: opu=remote in any other run
 """
+
+LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # and their extras
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,6 +65,8 @@ def train(overrides: list[str]) -> int:
 
     console = Console()
     try:
+        if "--plan" in overrides:
+            return _hydra("train", "train", [w for w in overrides if w != "--plan"], config_folder(), _plan)
         resumed = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
         if resumed and resumed[-1] not in ("null", ""):
             if len(overrides) > 1:
@@ -69,15 +75,13 @@ def train(overrides: list[str]) -> int:
                     + " ".join(word for word in overrides if not word.startswith("resume="))
                 )
             return _resume(resumed[-1], console)
-        return _hydra("train", "train", overrides, config_folder(), partial(_train_composed, console))
+        return _hydra("train", "train", overrides, config_folder(), _train_composed)
     except UserError as error:
         return _fail(str(error))
 
 
 def device(words: list[str]) -> int:
     """`opu-dfa device ACTION`."""
-    from rich.console import Console
-
     from opu_dfa.config import config_folder
     from opu_dfa.device import ACTIONS
     from opu_dfa.errors import UserError
@@ -85,10 +89,8 @@ def device(words: list[str]) -> int:
     action = words[0] if words else "nothing"
     if action not in ACTIONS:
         return _fail(f"opu-dfa device does {', '.join(ACTIONS)}; got {action}. See opu-dfa --help.")
-    console = Console()
     try:
-        run = partial(_device, action, console)
-        return _hydra(f"device {action}", "device", words[1:], config_folder(), run)
+        return _hydra(f"device {action}", "device", words[1:], config_folder(), partial(_device, action))
     except UserError as error:
         return _fail(str(error))
 
@@ -115,9 +117,11 @@ def _resume(where: str, console: Console) -> int:
 
     place = Path(where).expanduser()
     checkpoint = place / CHECKPOINT if place.is_dir() else place
+    if (place / "checkpoints").is_dir():  # a run over ranks
+        checkpoint = place / "checkpoints"
     settings = checkpoint.parent / "config.json"
-    if not checkpoint.is_file() or not settings.is_file():
-        missing = settings if checkpoint.is_file() else checkpoint
+    if not checkpoint.exists() or not settings.is_file():
+        missing = settings if checkpoint.exists() else checkpoint
         raise CheckpointError(
             f"resume={where}: there is no {missing}. Give the folder of a run, as the run printed it."
         )
@@ -136,23 +140,48 @@ def _train_composed(console: Console, config: dict[str, Any], folder: Path) -> i
     return _train(config, folder, console)
 
 
+def _plan(console: Console, config: dict[str, Any], folder: Path) -> int:
+    """What the run would take; 2 where it cannot fit."""
+    from opu_dfa.config import parse
+    from opu_dfa.errors import UserError
+    from opu_dfa.tasks import build_task
+    from opu_dfa.training.plan import print_plans
+    from opu_dfa.training.settings import TrainSettings
+
+    try:
+        settings = parse(TrainSettings, config)
+        return 0 if print_plans(settings, build_task(settings.task, settings.data), console) else 2
+    except UserError as error:
+        return _fail(str(error))
+
+
 def _hydra(
-    words: str, name: str, overrides: list[str], folder: Path, run: Callable[[dict[str, Any], Path], int]
+    words: str, name: str, overrides: list[str], folder: Path, run: Callable[[Console, dict[str, Any], Path], int]
 ) -> int:
     """Compose the configuration `name` and run; Hydra handles multirun, launchers and --cfg."""
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from opu_dfa import sweep
     from opu_dfa.errors import ConfigError
 
     codes: list[int] = []
+    parent = os.getpid()
 
-    def job(config: DictConfig) -> None:
+    def job(config: DictConfig) -> None:  # a launcher may run it in another process
+        from rich.console import Console
+
         plain: Any = OmegaConf.to_container(config, resolve=True)
-        codes.append(run(plain, Path(HydraConfig.get().runtime.output_dir)))
+        place = Path(HydraConfig.get().runtime.output_dir)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            begin, resume = (lambda console: run(console, plain, place)), partial(_resume, str(place))
+            codes.append(sweep.run_job(begin, resume, place, parent))
+        else:
+            codes.append(run(Console(), plain, place))
         if codes[-1] == 130:  # an interruption ends a sweep too
             raise SystemExit(130)
 
@@ -161,7 +190,8 @@ def _hydra(
     program = sys.argv
     sys.argv = [f"opu-dfa {words}", *overrides]
     try:
-        hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
+        with sweep.tabled(codes):
+            hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_composition_message(error, words, name, overrides, folder)) from error
     except OSError as error:
@@ -184,7 +214,14 @@ def _train(config: dict[str, object], folder: Path, console: Console, checkpoint
     _log_to(console)
     shown = _shown(folder)
     try:
-        run_training(config, folder, console, checkpoint)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 or (checkpoint and checkpoint.is_dir()):  # started by torchrun
+            from opu_dfa.training.pipelined import run_pipelined
+
+            shown = _shown(run_pipelined(config, folder, console, resume=checkpoint is not None))
+            if os.environ.get("RANK", "0") != "0":
+                return 0
+        else:
+            run_training(config, folder, console, checkpoint)
     except Interrupted as stopped:
         print(f"{stopped}; its checkpoint is written. Continue with: opu-dfa train resume={shown}")
         return 130
@@ -202,6 +239,10 @@ def _composition_message(error: Exception, words: str, name: str, overrides: lis
     if unknown:
         near = difflib.get_close_matches(unknown[1], _known_settings(folder, name), n=1)
         return f"there is no setting {unknown[1]!r}" + (f"; did you mean {near[0]}? " if near else ". ") + shown
+    launcher = re.search(r"Could not find 'hydra/launcher/([^']+)'", str(error))
+    if launcher and launcher[1] in LAUNCHERS:
+        extra = LAUNCHERS[launcher[1]]
+        return f"hydra/launcher={launcher[1]} is not installed: pip install 'opu-dfa[{extra}]'. See docs/sweeps.md."
     reason = " ".join(str(error).partition("Config search path")[0].split())
     return f"the settings {' '.join(overrides)} do not fit: {reason}. {shown}"
 

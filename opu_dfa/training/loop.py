@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +46,16 @@ def learning_rate_factor(step: int, steps: int, optimizer: OptimizerSettings) ->
         return 1.0
     progress = (step - rise) / max(1, steps - rise)
     return optimizer.final + (1 - optimizer.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def memory_in_use(device: torch.device) -> int | None:
+    """Bytes that this process holds: of a GPU the most its tensors took, otherwise of the machine's memory, now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # another system than Linux
+        return None
 
 
 class Loop:
@@ -129,6 +141,7 @@ class Loop:
                 record |= {f"val_{name}": value for name, value in self.evaluate("validation", last).items()}
                 self._watch(record["val_loss"])
             record["items_per_second"] = round(self.items_per_second, 1)
+            record["memory_bytes"] = memory_in_use(self._device)
             self.observe(record)
 
     @property

@@ -1,0 +1,138 @@
+"""Sweeps: jobs share the cores, a failed one does not lose the others, and one table says how all ended."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import joblib
+import pytest
+from rich.console import Console
+
+from opu_dfa.cli import main
+from opu_dfa.sweep import core_share, finish, read_jobs
+
+TINY = ["experiment=digits", "method=dfa", "feedback=gaussian", "steps=2", "alignment_every=0", "hydra.sweep.dir=sweep"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run a sweep of tiny jobs in this process: (exit code, what it printed, what it complained)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["train", "--multirun", *TINY, *words])
+        return (stop.value.code, *capsys.readouterr())
+
+    return run
+
+
+def in_a_process(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """A sweep in a process of its own, in an environment that grants every process eight threads."""
+    command = [sys.executable, "-m", "opu_dfa.cli", "train", "--multirun", *TINY, *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "8"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def losses(folder: Path) -> dict[str, float]:
+    """The validation loss in each job's own summary."""
+    found = folder.glob("*/summary.json")
+    return {path.parent.name: json.loads(path.read_text())["methods"]["dfa"]["val_loss"] for path in found}
+
+
+def test_parallel_jobs_share_the_cores_and_a_failed_one_stands_in_the_table(tmp_path):
+    ran = in_a_process(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "optimizer.lr.dfa=-1,1e-3")
+    assert ran.returncode == 2, ran.stderr
+    jobs = json.loads((tmp_path / "sweep/sweep.json").read_text())
+    assert [job["job"] for job in jobs] == ["1", "0"]
+    assert {job["threads"] for job in jobs} == {min(8, max(joblib.cpu_count() // 2, 1))}
+    assert {job["job"]: job["val_loss"]["dfa"] for job in jobs if job["val_loss"]} == losses(tmp_path / "sweep")
+    assert "optimizer.lr.dfa=-1 does not fit" in jobs[1]["error"]
+    with open(tmp_path / "sweep/sweep.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["optimizer.lr.dfa"] for row in table] == ["0.001", "-1"]
+    assert float(table[0]["dfa"]) == jobs[0]["val_loss"]["dfa"]
+    assert ran.stdout.splitlines()[-1] == "sweep"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("submitit"), reason="needs the extra opu-dfa[slurm]")
+def test_jobs_of_submitit_keep_to_their_cores(tmp_path):
+    words = ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", "seed=1"]
+    ran = in_a_process(tmp_path, *words)
+    assert ran.returncode == 0, ran.stderr
+    (job,) = read_jobs(tmp_path / "sweep")
+    assert job.threads == 1
+    assert job.val_loss["dfa"] == losses(tmp_path / "sweep")["0"]
+
+
+def ended(folder: Path, job: str, rate: str, loss: float | None, error: str | None = None) -> None:
+    """A job's folder as a run leaves it."""
+    (folder / job).mkdir(parents=True)
+    record = {"overrides": [f"optimizer.lr.dfa={rate}", "steps=2"], "threads": 1, "code": 0, "error": error}
+    (folder / job / "job.json").write_text(json.dumps(record))
+    if loss is not None:
+        summary = {"methods": {"bp": {"val_loss": 0.5}, "dfa": {"val_loss": loss}}, "recovery": 0.25}
+        (folder / job / "summary.json").write_text(json.dumps(summary))
+
+
+def test_the_table_is_sorted_by_the_loss_of_dfa_and_failed_jobs_come_last(tmp_path, capsys):
+    ended(tmp_path, "0", "9", None, error="diverged")
+    ended(tmp_path, "1", "1e-5", 0.9)
+    ended(tmp_path, "2", "1e-3", 0.7)
+    ended(tmp_path, "3", "1e-4", 0.8)
+    assert finish(tmp_path, Console(width=100)) == 2
+    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in shown] == [
+        ["2", "1e-3", "0.5000", "0.7000", "0.2500", ""],
+        ["3", "1e-4", "0.5000", "0.8000", "0.2500", ""],
+        ["1", "1e-5", "0.5000", "0.9000", "0.2500", ""],
+        ["0", "9", "", "", "", "diverged"],
+    ]
+
+
+def test_a_repeated_sweep_does_what_is_left_and_mixes_in_no_other(sweep, tmp_path):
+    folder = tmp_path / "sweep"
+    assert sweep("seed=0,1")[0] == 0
+    before = losses(folder)
+    kept = {path.name: path.stat().st_mtime_ns for path in (folder / "0").iterdir()}
+    record = json.loads((folder / "1/job.json").read_text())  # as if the second had been killed near its end
+    (folder / "1/job.json").write_text(json.dumps(record | {"code": None, "error": "not finished"}))
+    (folder / "1/summary.json").unlink()
+    assert read_jobs(folder)[-1].error == "not finished"
+    assert sweep("seed=0,1")[0] == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "0").iterdir()} == kept
+    assert losses(folder) == before
+    code, _, complaint = sweep("seed=1,0")
+    assert code == 2
+    assert "choose another folder with hydra.sweep.dir=FOLDER" in complaint
+    assert losses(folder) == before
+
+
+@pytest.mark.skipif(bool(find_spec("ray")), reason="Ray is installed")
+def test_a_missing_launcher_names_its_extra(sweep):
+    code, _, complaint = sweep("hydra/launcher=ray")
+    assert code == 2
+    assert "pip install 'opu-dfa[ray]'" in complaint
+
+
+@pytest.mark.parametrize(
+    ("launcher", "share"),
+    [
+        ({"n_jobs": 2}, 4),
+        ({"n_jobs": 3}, 2),
+        ({"n_jobs": -1}, 1),
+        ({"n_jobs": -6}, 2),  # of 8 cores all but 5
+        ({"n_jobs": 99}, 1),
+        ({"cpus_per_task": 3}, 3),
+        ({"cpus_per_task": None}, 8),
+        ({}, 8),
+    ],
+)
+def test_jobs_times_their_cores_never_exceed_the_cores(monkeypatch, launcher, share):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    assert core_share(launcher) == share
