@@ -15,7 +15,7 @@ What stands between two blocks belongs to the later one, what stands before the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -267,7 +267,9 @@ class DirectFeedback:
 
     @torch.no_grad()
     def _projected(self, error: Tensor, widths: Sequence[int]) -> list[Tensor]:
-        with torch.autocast(error.device.type, enabled=False):  # signals are float32
+        kind = error.device.type
+        plain = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with plain:  # signals are float32
             return self.feedback(error, widths)
 
     @torch.no_grad()

@@ -25,6 +25,7 @@ from opu_dfa.training.learner import Learner, build_learner
 from opu_dfa.training.loop import Loop
 from opu_dfa.training.metrics import MetricsFile, read_metrics
 from opu_dfa.training.operator import Operator
+from opu_dfa.training.plan import refuse_what_cannot_fit
 from opu_dfa.training.progress import TrainingProgress
 from opu_dfa.training.report import drawn, print_summary, write_report
 from opu_dfa.training.settings import Method, TrainSettings
@@ -134,6 +135,7 @@ class _Run:
             self.tracker.finish(summary)
 
     def _train(self, method: Method, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
+        refuse_what_cannot_fit(self.settings, self.task, method)
         learner = build_learner(method, self.settings, self.task, self.operator)
 
         def observe(record: dict[str, Any]) -> None:

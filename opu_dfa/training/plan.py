@@ -1,0 +1,354 @@
+"""What a run will take, before it runs: memory, FLOPs, and the device's frames, seconds and joules.
+
+The model is laid out on PyTorch's "meta" device, which knows shapes and no numbers, and one step is traced there: what
+each block saves for its gradient, how many FLOPs it takes. From these the peak of a step's memory follows:
+
+    peak = weights + optimizer state + feedback + max over blocks l, backward, of
+           (what blocks before l hold + what l holds and works with + gradients of l and of the blocks behind it)
+
+where `memory.recompute` leaves the blocks before l their inputs alone, `memory.step_in_backward` the gradients of l
+alone, and `memory.offload` nothing of what is held. Frozen blocks save nothing. What PyTorch and Python take comes on
+top.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from opu_dfa.config import parse
+from opu_dfa.dfa import DirectFeedback, Feedback
+from opu_dfa.dfa.blocks import call, resolve_blocks, tensors
+from opu_dfa.dfa.engine import ErrorAt
+from opu_dfa.dfa.probe import measure
+from opu_dfa.errors import ConfigError
+from opu_dfa.models import build_model
+from opu_dfa.opening import open_device
+from opu_dfa.seeds import stream
+from opu_dfa.tasks import Task
+from opu_dfa.training.operator import ENCODINGS, FeedbackSettings
+from opu_dfa.training.settings import MemorySettings, Method, TrainSettings
+
+_LARGE = 2**24  # parameters of a model that is planned before it is made
+_STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # numbers of optimiser state a weight
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a block, or of what follows all blocks: given to it, saved within it, its largest tensor, and its
+    trained weights."""
+
+    inputs: int = 0
+    saved: int = 0
+    largest: int = 0
+    trained: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one method's training takes.
+
+    Attributes:
+        parameters: how many numbers; weights, state, feedback: bytes held all the time.
+        parts: the blocks in order, then what follows them.
+
+        patterns: binary patterns that a step shows the device, 0 without one.
+        memory: the settings by which `peak` is reckoned.
+    """
+
+    method: str
+    parameters: int
+    weights: int
+    state: int
+    feedback: int
+    parts: tuple[Held, ...]
+    forward_flops: int
+    flops: int
+    patterns: int
+    memory: MemorySettings
+
+    @property
+    def peak(self) -> int:
+        """Bytes of tensors at the fullest moment of a step."""
+        memory, full = self.memory, 0
+        for at, part in enumerate(self.parts):
+            before = [0 if memory.offload else p.inputs if memory.recompute else p.saved for p in self.parts[:at]]
+            behind = 0 if memory.step_in_backward else sum(p.trained for p in self.parts[at + 1 :])
+            within = part.saved + 2 * part.largest  # a gradient comes in and one goes out of what is largest
+            full = max(full, sum(before) + within + part.trained + behind)
+        return self.weights + self.state + self.feedback + full
+
+    def sparing(self, **switches: bool) -> Plan:
+        """The same with these memory settings, by name."""
+        return replace(self, memory=MemorySettings(**{**vars(self.memory), **switches}))
+
+    def within(self, free: int) -> MemorySettings | None:
+        """The memory settings with as few switches on as fit `free` bytes, in the order of what they cost: no time, a
+        forward pass, the disk's time. None where nothing helps."""
+        wanted = self
+        for switch in ("", "step_in_backward", "recompute", "offload"):
+            wanted = wanted.sparing(**({switch: True} if switch else {}))
+            if wanted.peak <= free:
+                return wanted.memory
+        return None
+
+    @property
+    def flops_per_step(self) -> int:
+        """Of matrix products, recomputation included."""
+        return self.flops + (self.forward_flops if self.memory.recompute else 0)
+
+
+def plan(run: TrainSettings, task: Task, method: Method) -> Plan:
+    """Trace one step of a method without its numbers.
+
+    Raises:
+        ConfigError: settings that do not fit each other.
+    """
+    x, y = task.batch(run.batch_size, stream(run.seed, "probe"))
+    try:
+        with torch.device("meta"):
+            return _traced(run, task, method, _moved(x, "meta"), _moved(y, "meta"))
+    except (NotImplementedError, RuntimeError):  # shapes that depend on numbers: such models are small
+        return _traced(run, task, method, x, y)
+
+
+def _traced(run: TrainSettings, task: Task, method: Method, x: Any, y: Any) -> Plan:
+    model, layout = build_model(run.model, task, run.seed)
+    if run.memory.weights == "bfloat16":
+        model.to(torch.bfloat16)
+    blocks = resolve_blocks(model, layout.taps)
+    if method == "frozen":
+        model.requires_grad_(False)
+        for name in layout.trained_after:
+            model.get_submodule(name).requires_grad_(True)
+    engine, feedback, projection, patterns = None, 0, 0, 0
+    with run.precision():
+        if method == "dfa":
+            chosen = parse(FeedbackSettings, run.feedback, "feedback")
+            error_at: ErrorAt = "hidden" if chosen.error_at == "hidden" else "output"
+            through = layout.through if chosen.error_at == "output" else None
+            sizes = measure(model, layout.taps, x, error_at, through)
+            n_components = max(sizes.widths) if chosen.layout == "shared" else sum(sizes.widths)
+            n_shown, rows = chosen.sketch or sizes.n_features, math.prod(sizes.lead)
+            engine = DirectFeedback(model, layout.taps, _Shapes(sizes.n_features, n_components), error_at, through)
+            if chosen.name == "optical":
+                feedback = 8 * n_shown * n_components  # of the simulated medium, whose entries are complex
+                patterns = rows * ENCODINGS[str(chosen.encoding)].n_patterns
+            else:
+                feedback = 4 * n_shown * n_components
+                projection = 2 * rows * n_shown * n_components
+        parts, forward, flops = _step(model, blocks, engine, task, x, y)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Plan(
+        method,
+        sum(p.numel() for p in model.parameters()),
+        sum(t.nbytes for t in (*model.parameters(), *model.buffers())),
+        _STATE[run.optimizer.name] * 4 * trained,
+        feedback,
+        parts,
+        forward,
+        flops + projection,
+        patterns,
+        run.memory,
+    )
+
+
+def _step(
+    model: nn.Module, blocks: Mapping[str, nn.Module], engine: DirectFeedback | None, task: Task, x: Any, y: Any
+) -> tuple[tuple[Held, ...], int, int]:
+    """What the blocks, and what follows them, hold; FLOPs of the forward pass, and of the whole step."""
+    with FlopCounterMode(display=False) as counter:
+        with _watched(model, blocks) as parts:
+            out = call(model, x)
+            loss = task.loss(out, y)
+        forward = counter.get_total_flops()
+        if engine is not None:
+            engine.backward(loss, out)
+        elif loss.requires_grad:
+            loss.backward()
+    return tuple(parts), forward, counter.get_total_flops()
+
+
+@contextmanager
+def _watched(model: nn.Module, blocks: Mapping[str, nn.Module]) -> Iterator[list[Held]]:
+    """Notes what forward passes save: in one part for each block, what stands before it included, and one behind."""
+    parts: list[Held] = []
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    seen: dict[int, torch.UntypedStorage] = {}  # kept, so that no other takes its place
+    under_way = Held()
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal under_way
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in seen:
+            seen[storage._cdata] = storage
+            size = storage.nbytes()
+            under_way = replace(under_way, saved=under_way.saved + size, largest=max(under_way.largest, tensor.nbytes))
+        return tensor
+
+    def enter(block: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal under_way
+        under_way = replace(under_way, inputs=sum(t.nbytes for t in tensors((*args, *kwargs.values()))))
+
+    def leave(block: nn.Module, args: Any, output: Any) -> None:
+        nonlocal under_way
+        parts.append(replace(under_way, trained=_trained(block)))
+        under_way = Held()
+
+    hooks = [b.register_forward_pre_hook(enter, with_kwargs=True) for b in blocks.values()]
+    hooks += [b.register_forward_hook(leave) for b in blocks.values()]
+    try:
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield parts
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parts.append(replace(under_way, trained=_trained(model) - sum(part.trained for part in parts)))
+
+
+class _Shapes(Feedback):
+    """An operator of which only the shapes are known."""
+
+    def project(self, shown: Tensor) -> Tensor:
+        return shown.new_empty(len(shown), self.n_components)
+
+
+def _trained(module: nn.Module) -> int:
+    return sum(p.nbytes for p in module.parameters() if p.requires_grad)
+
+
+def _moved(batch: Any, device: str) -> Any:
+    if isinstance(batch, tuple):
+        return tuple(_moved(part, device) for part in batch)
+    return batch.to(device)
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip() if (group / "memory.max").exists() else "max"
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+        return free
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def refuse_what_cannot_fit(run: TrainSettings, task: Task, method: Method) -> None:
+    """Look ahead where a model is large, before anything of it is made.
+
+    Raises:
+        ConfigError: a step's peak is more than the memory that is free; it says what would fit.
+    """
+    free = available_memory(run.torch_device)
+    if free is None or not _is_large(run, task):
+        return
+    planned = plan(run, task, method)
+    if planned.peak > free:
+        raise ConfigError(f"{method} {_lack(planned, free)}")
+
+
+def _lack(planned: Plan, free: int) -> str:
+    fitting = planned.within(free)
+    needs = f"needs {planned.peak / 1e9:.1f} GB a step, and {free / 1e9:.1f} GB are free"
+    if fitting is None:
+        return (
+            f"{needs}; no memory setting helps enough. Take a smaller model or batch_size, optimizer.name=adafactor "
+            f"({planned.state / 1e9:.1f} GB are the optimiser's), or memory.weights=bfloat16"
+        )
+    words = [
+        f"memory.{name}=true" for name, on in vars(fitting).items() if on is True and not vars(planned.memory)[name]
+    ]
+    return f"{needs}. It fits with {' '.join(words)} ({replace(planned, memory=fitting).peak / 1e9:.1f} GB)"
+
+
+def _is_large(run: TrainSettings, task: Task) -> bool:
+    try:
+        with torch.device("meta"):
+            model, _ = build_model(run.model, task, run.seed)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return sum(p.numel() for p in model.parameters()) >= _LARGE
+
+
+def print_plans(run: TrainSettings, task: Task, console: Console) -> bool:
+    """The table of `opu-dfa train --plan`, and whether everything fits."""
+    free = available_memory(run.torch_device)
+    plans = [plan(run, task, method) for method in run.method]
+    table = Table(title=f"{task.title}: plan of {run.steps} steps")
+    table.add_column()
+    for planned in plans:
+        table.add_column(planned.method, justify="right")
+    rate = matrix_product_rate(run.torch_device)
+    for heading, show in _rows(run, rate).items():
+        table.add_row(heading, *(show(planned) for planned in plans))
+    console.print(table)
+    if free is None:
+        return True
+    console.print(f"{free / 1e9:.1f} GB of memory are free.", highlight=False)
+    lacking = [planned for planned in plans if planned.peak > free]
+    for planned in lacking:
+        console.print(f"{planned.method} {_lack(planned, free)}.", highlight=False, soft_wrap=True)
+    return not lacking
+
+
+def _rows(run: TrainSettings, rate: float) -> dict[str, Callable[[Plan], str]]:
+    """What is shown of a plan, line by line."""
+
+    def gigabytes(value: int) -> str:
+        return f"{value / 1e9:.3g}"
+
+    def otherwise(**switches: bool) -> Callable[[Plan], str]:
+        return lambda p: gigabytes(p.sparing(**switches).peak)
+
+    frame_time, power, frames_each = _device(run)
+    return {
+        "parameters": lambda p: f"{p.parameters:,}",
+        "peak of a step [GB]": lambda p: gigabytes(p.peak),
+        "  weights": lambda p: gigabytes(p.weights),
+        "  optimiser state": lambda p: gigabytes(p.state),
+        "  saved for gradients": lambda p: gigabytes(sum(part.saved for part in p.parts)),
+        "  peak, nothing spared": otherwise(step_in_backward=False, recompute=False, offload=False),
+        "  peak, step_in_backward": otherwise(step_in_backward=True, recompute=False, offload=False),
+        "  peak, and recompute": otherwise(step_in_backward=True, recompute=True, offload=False),
+        "matrix products, FLOPs a step": lambda p: f"{p.flops_per_step:.3g}",
+        "  all steps at this machine's rate [s]": lambda p: f"{run.steps * p.flops_per_step / rate:,.0f}",
+        "device frames": lambda p: f"{run.steps * p.patterns * frames_each:,}",
+        "device seconds": lambda p: f"{run.steps * p.patterns * frames_each * frame_time:,.0f}",
+        "device energy [kJ]": lambda p: f"{run.steps * p.patterns * frames_each * frame_time * power / 1e3:,.1f}",
+    }
+
+
+def _device(run: TrainSettings) -> tuple[float, float, int]:
+    """Seconds a frame, watts, and frames a pattern; the simulated device answers for the real one."""
+    chosen = replace(run.opu, kind="simulated", calibration=None)
+    with open_device(chosen, 8, 8, run.seed) as opu:
+        return opu.frame_time, opu.power, opu.frames_per_projection
+
+
+def matrix_product_rate(device: torch.device, size: int = 2048) -> float:
+    """FLOPs a second of float32 matrix products, the better of two."""
+    a = torch.ones(size, size, device=device)
+    best = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        (a @ a).sum().item()
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
