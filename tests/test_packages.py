@@ -58,6 +58,10 @@ def imported(path: Path) -> set[str]:
             "opu_dfa/features",
             [f"opu_dfa.{p}" for p in ("dfa", "models", "tasks", "training", "cli", "config", "seeds")],
         ),
+        (
+            "opu_dfa/scaling",
+            [f"opu_dfa.{p}" for p in ("dfa", "features", "models", "tasks", "training", "cli", "seeds")],
+        ),
         ("opu_dfa/models", ["opu_dfa.tasks", "opu_dfa.training", "opu_dfa.cli"]),
         ("opu_dfa/tasks", ["opu_dfa.training", "opu_dfa.cli"]),
         ("opu_dfa/training", ["opu_dfa.cli"]),
