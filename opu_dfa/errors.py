@@ -23,3 +23,7 @@ class RunFolderError(UserError, OSError):
 
 class DivergedError(UserError, ArithmeticError):
     """The loss or a gradient exploded or is no longer a number."""
+
+
+class RankLostError(UserError, RuntimeError):
+    """Another process of the run has died, hangs or cannot be reached."""

@@ -154,10 +154,14 @@ class Loop:
     def evaluate(self, split: Split, whole: bool = True) -> dict[str, float]:
         """Mean loss and scores over a split, or over a part of it."""
         model = self.learner.model.eval()
-        limit = self.settings.validation_examples
-        scores = self.task.evaluate(self._forward, split, limit if whole else min(_QUICK, limit or _QUICK))
+        scores = self.task.evaluate(self._forward, split, self.held_out(whole))
         model.train()
         return scores
+
+    def held_out(self, whole: bool) -> int | None:
+        """How many examples of a split are looked at: all that the settings allow, or a part; None is all there are."""
+        limit = self.settings.validation_examples
+        return limit if whole else min(_QUICK, limit or _QUICK)
 
     def state(self) -> dict[str, Any]:
         """Everything the next step depends on."""

@@ -150,7 +150,7 @@ class _Part:
         # Parameters of half precision step as float32 copies that live as long as the step.
         self._copies = [nn.Parameter(p.detach().float()) if p.dtype == torch.bfloat16 else None for p in parameters]
         stepping = [p if copy is None else copy for p, copy in zip(parameters, self._copies, strict=True)]
-        self._optimizer = _optimizer(stepping, chosen, lr)
+        self._optimizer = build_optimizer(stepping, chosen, lr)
         self._release()
 
     def begin(self, lr: float) -> None:
@@ -193,7 +193,7 @@ class _Part:
                 copy.data, copy.grad = torch.empty(0, device=copy.device), None
 
 
-def _optimizer(parameters: Sequence[nn.Parameter], chosen: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Sequence[nn.Parameter], chosen: OptimizerSettings, lr: float) -> torch.optim.Optimizer:
     """Matrices decay; norms and biases do not."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": chosen.weight_decay},

@@ -1,6 +1,6 @@
 """What a run will take, before it runs: memory, FLOPs, and the device's frames, seconds and joules.
 
-The model is laid out on PyTorch's "meta" device, which knows shapes and no numbers, and one step is traced there: what
+The model is made of PyTorch's fake tensors, which know shapes and no numbers, and one step is traced with them: what
 each block saves for its gradient, how many FLOPs it takes. From these the peak of a step's memory follows:
 
     peak = weights + optimizer state + feedback + max over blocks l, backward, of
@@ -25,8 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from opu_dfa.config import parse
 from opu_dfa.dfa import DirectFeedback, Feedback
@@ -41,6 +43,13 @@ from opu_dfa.tasks import Task
 from opu_dfa.training.operator import ENCODINGS, FeedbackSettings
 from opu_dfa.training.settings import MemorySettings, Method, TrainSettings
 
+# The processor's kernel of attention, which PyTorch's counter does not know.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(g, q, k, v)
+    ),
+}
 _LARGE = 2**24  # parameters of a model that is planned before it is made
 _STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # numbers of optimiser state a weight
 
@@ -118,8 +127,8 @@ def plan(run: TrainSettings, task: Task, method: Method) -> Plan:
     """
     x, y = task.batch(run.batch_size, stream(run.seed, "probe"))
     try:
-        with torch.device("meta"):
-            return _traced(run, task, method, _moved(x, "meta"), _moved(y, "meta"))
+        with FakeTensorMode() as fake:
+            return _traced(run, task, method, *tree_map(fake.from_tensor, (x, y)))
     except (NotImplementedError, RuntimeError):  # shapes that depend on numbers: such models are small
         return _traced(run, task, method, x, y)
 
@@ -169,7 +178,7 @@ def _step(
     model: nn.Module, blocks: Mapping[str, nn.Module], engine: DirectFeedback | None, task: Task, x: Any, y: Any
 ) -> tuple[tuple[Held, ...], int, int]:
     """What the blocks, and what follows them, hold; FLOPs of the forward pass, and of the whole step."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         with _watched(model, blocks) as parts:
             out = call(model, x)
             loss = task.loss(out, y)
@@ -229,12 +238,6 @@ def _trained(module: nn.Module) -> int:
     return sum(p.nbytes for p in module.parameters() if p.requires_grad)
 
 
-def _moved(batch: Any, device: str) -> Any:
-    if isinstance(batch, tuple):
-        return tuple(_moved(part, device) for part in batch)
-    return batch.to(device)
-
-
 def available_memory(device: torch.device) -> int | None:
     """Bytes that are free on a device; None where the system does not tell."""
     if device.type == "cuda":
@@ -281,7 +284,7 @@ def _lack(planned: Plan, free: int) -> str:
 
 def _is_large(run: TrainSettings, task: Task) -> bool:
     try:
-        with torch.device("meta"):
+        with FakeTensorMode():
             model, _ = build_model(run.model, task, run.seed)
     except (NotImplementedError, RuntimeError):
         return False

@@ -56,7 +56,7 @@ def run_training(config: dict[str, Any], folder: Path, console: Console, checkpo
         Interrupted: stopped by SIGINT or SIGTERM, after a checkpoint.
     """
     settings = parse(TrainSettings, config)
-    with _alone_in(folder):
+    with alone_in(folder):
         run = _Run(settings, config, folder, console, checkpoint)
         try:
             summary = run.complete()
@@ -283,7 +283,7 @@ def _keep_as(path: Path, second_name: Path) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: two processes in one run folder would destroy each other's checkpoints."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 from opu_dfa.training.checkpoint import save_tree
 from opu_dfa.training.metrics import read_metrics
 
-TIMES = ("seconds", "cpu_seconds", "items_per_second")
+TIMES = ("seconds", "cpu_seconds", "items_per_second", "memory_bytes")
 
 
 def curve(folder: Path) -> list[dict]:
