@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow setup lint bench-dfa bench-device fidelity results dfa clean help
+.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale fidelity results dfa scale scaling clean help
 
 help:
 	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
@@ -14,6 +14,9 @@ help:
 	@echo "make bench-device  the simulated device against lightonml's and this machine's limits: docs/bench-device.md"
 	@echo "make fidelity   how faithful each simulated device is: docs/device-fidelity.md"
 	@echo "make dfa        every architecture by DFA, backprop and frozen blocks, over seeds: docs/dfa.md (hours)"
+	@echo "make bench-scale  memory of a step, bytes and bubbles of a pipeline over processes: docs/bench-scale.md"
+	@echo "make scale      1.2 billion parameters on this machine, an hour or two: docs/scale.md"
+	@echo "make scaling    pipelines of thousands of stages, simulated: docs/scaling.md"
 	@echo "make results    three seeds of the default run and of its variants: docs/results.md and its figures"
 
 train: $(VENV)/.ready
@@ -39,6 +42,15 @@ dfa: $(VENV)/.ready
 
 bench-device: $(VENV)/.ready
 	$(BIN)/python scripts/bench/device.py
+
+bench-scale: $(VENV)/.ready
+	$(BIN)/python scripts/bench/scale.py
+
+scale: $(VENV)/.ready
+	$(BIN)/python scripts/scale.py
+
+scaling: $(VENV)/.ready
+	$(BIN)/python scripts/scaling.py $(ARGS)
 
 fidelity: $(VENV)/.ready
 	$(BIN)/python scripts/fidelity.py

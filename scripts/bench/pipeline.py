@@ -194,11 +194,11 @@ class Seen:
         self.steps["busy"].append(line.busy())
         self.steps["waited_backward"].append(line.waited("project", "backward"))
         for kind, work in self.work.items():
-            work += [end - start for each, start, end in line.spans if each == kind]
+            work.append(sum(end - start for each, start, end in line.spans if each == kind))
         self.bytes = sent
 
     def summary(self, micro_batches: int) -> dict[str, Any]:
-        work = {kind: statistics.median(each) if each else 0.0 for kind, each in self.work.items()}
+        work = {kind: statistics.median(each) / micro_batches for kind, each in self.work.items()}
         return self.steps | {"work": work, "bytes": self.bytes}
 
 
