@@ -145,7 +145,7 @@ def _plan(console: Console, config: dict[str, Any], folder: Path) -> int:
     from opu_dfa.config import parse
     from opu_dfa.errors import UserError
     from opu_dfa.tasks import build_task
-    from opu_dfa.training.plan import print_plans
+    from opu_dfa.training.plan_report import print_plans
     from opu_dfa.training.settings import TrainSettings
 
     try:

@@ -29,7 +29,7 @@ from opu_dfa.training.metrics import MetricsFile, read_metrics
 from opu_dfa.training.operator import Operator
 from opu_dfa.training.progress import TrainingProgress
 from opu_dfa.training.report import print_summary, write_report
-from opu_dfa.training.run import CHECKPOINT, alone_in, method_titles, recovery
+from opu_dfa.training.run import CHECKPOINT, alone_in, method_titles, result_of, summary_of
 from opu_dfa.training.settings import Method, TrainSettings
 from opu_dfa.training.stages import StageLearner, StageLoop, build_stage_learner, pipeline_settings
 from opu_dfa.training.trackers import NoTracker, Tracker, open_tracker
@@ -123,7 +123,8 @@ class _Run:
                 for method in settings.method:
                     if method not in self.finished:
                         self.finished[method] = self._train(method, progress)
-            summary = self._summary()
+            summary = summary_of(settings, task, self.finished)
+            summary |= {"stages": ranks.n_stages, "replicas": ranks.n_replicas}
             if self.metrics is not None:
                 write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
                 write_report(self.folder, summary, read_metrics(self.folder / "metrics.jsonl"))
@@ -178,16 +179,7 @@ class _Run:
             sharded.save(self.folder, f"{place}-{method}-{loop.steps_done:08d}", tensors, shared)
 
     def _result(self, loop: StageLoop, learner: StageLearner, seen: dict[str, Any]) -> dict[str, Any]:
-        result = {
-            **{name: value for name, value in seen.items() if name != "loss"},
-            "train_loss": seen["loss"],
-            "learning_rate": getattr(self.settings.optimizer.lr, loop.method),
-            "seconds": round(loop.seconds, 2),
-            "cpu_seconds": round(loop.cpu_seconds, 2),
-            "items_per_second": round(loop.items_per_second, 1),
-        }
-        if "test" in self.task.splits:
-            result["test"] = loop.evaluate("test")
+        result = result_of(loop, seen)
         spent = self._spent(loop, learner)
         if spent is not None:
             result["device"] = spent
@@ -213,24 +205,6 @@ class _Run:
             "seconds": seconds,
             "joules": joules,
             "dense_projection_flops": flops,
-        }
-
-    def _summary(self) -> dict[str, Any]:
-        methods = {m: {k: v for k, v in r.items() if k != "device"} for m, r in self.finished.items()}
-        return {
-            "task": self.task.title,
-            "unit": self.task.unit,
-            "seed": self.settings.seed,
-            "steps": self.settings.steps,
-            "item": self.task.item,
-            "items_per_step": self.settings.batch_size * self.task.items_per_example,
-            "titles": method_titles(self.settings),
-            "stages": self.ranks.n_stages,
-            "replicas": self.ranks.n_replicas,
-            "methods": methods,
-            "recovery": recovery({m: r["val_loss"] for m, r in methods.items()}),
-            "test_recovery": None,
-            "device": self.finished.get("dfa", {}).get("device"),
         }
 
 

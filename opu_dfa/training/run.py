@@ -19,7 +19,7 @@ from torch import nn
 from opu_dfa.config import parse
 from opu_dfa.errors import CheckpointError, RunFolderError
 from opu_dfa.seeds import stream
-from opu_dfa.tasks import build_task
+from opu_dfa.tasks import Task, build_task
 from opu_dfa.training.checkpoint import cannot_write, load_tree, save_tree, write_atomically
 from opu_dfa.training.learner import Learner, build_learner
 from opu_dfa.training.loop import Loop
@@ -122,7 +122,7 @@ class _Run:
                         self.finished[method] = self._train(method, progress, stop)
                     self._under_way = None
                     self._checkpoint(None)
-        summary = self._summary()
+        summary = summary_of(settings, task, self.finished)
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         write_report(self.folder, summary, read_metrics(self.folder / "metrics.jsonl"))
         return summary
@@ -165,16 +165,7 @@ class _Run:
 
     def _result(self, loop: Loop, learner: Learner, seen: dict[str, float]) -> dict[str, Any]:
         """What a finished method is reported by; its picture, where the task draws one, goes to METHOD-sample.png."""
-        result: dict[str, Any] = {
-            **{name: value for name, value in seen.items() if name != "loss"},
-            "train_loss": seen["loss"],
-            "learning_rate": getattr(self.settings.optimizer.lr, loop.method),
-            "seconds": round(loop.seconds, 2),
-            "cpu_seconds": round(loop.cpu_seconds, 2),
-            "items_per_second": round(loop.items_per_second, 1),
-        }
-        if "test" in self.task.splits:
-            result["test"] = loop.evaluate("test")
+        result = result_of(loop, seen)
         if loop.alignment:
             result["alignment"] = loop.alignment
         if self.settings.sample_length:
@@ -206,22 +197,6 @@ class _Run:
         if picture is not None:
             write_atomically(self.folder / f"{method}-sample.png", drawn(picture, "png"))
 
-    def _summary(self) -> dict[str, Any]:
-        methods = {m: {k: v for k, v in r.items() if k != "device"} for m, r in self.finished.items()}
-        return {
-            "task": self.task.title,
-            "unit": self.task.unit,
-            "seed": self.settings.seed,
-            "steps": self.settings.steps,
-            "item": self.task.item,
-            "items_per_step": self.settings.batch_size * self.task.items_per_example,
-            "titles": method_titles(self.settings),
-            "methods": methods,
-            "recovery": recovery({m: r["val_loss"] for m, r in methods.items()}),
-            "test_recovery": recovery({m: r["test"]["loss"] for m, r in methods.items() if "test" in r}),
-            "device": self.finished.get("dfa", {}).get("device"),
-        }
-
     def _checkpoint(self, under_way: dict[str, Any] | None) -> None:
         path = self.folder / CHECKPOINT
         if path.exists() and self._newest_is_whole:
@@ -252,6 +227,39 @@ def _load(checkpoint: Path) -> dict[str, Any]:
         if previous == checkpoint or not previous.is_file():
             raise
         raise CheckpointError(f"{error} The one before it is there: opu-dfa train resume={previous}") from error
+
+
+def result_of(loop: Loop, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What a finished method is reported by, whatever trained it; `seen` is what its records last said."""
+    result: dict[str, Any] = {
+        **{name: value for name, value in seen.items() if name != "loss"},
+        "train_loss": seen["loss"],
+        "learning_rate": getattr(loop.settings.optimizer.lr, loop.method),
+        "seconds": round(loop.seconds, 2),
+        "cpu_seconds": round(loop.cpu_seconds, 2),
+        "items_per_second": round(loop.items_per_second, 1),
+    }
+    if "test" in loop.task.splits:
+        result["test"] = loop.evaluate("test")
+    return result
+
+
+def summary_of(settings: TrainSettings, task: Task, finished: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `summary.json` holds of a run, from the results of its methods."""
+    methods = {m: {k: v for k, v in r.items() if k != "device"} for m, r in finished.items()}
+    return {
+        "task": task.title,
+        "unit": task.unit,
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "item": task.item,
+        "items_per_step": settings.batch_size * task.items_per_example,
+        "titles": method_titles(settings),
+        "methods": methods,
+        "recovery": recovery({m: r["val_loss"] for m, r in methods.items()}),
+        "test_recovery": recovery({m: r["test"]["loss"] for m, r in methods.items() if "test" in r}),
+        "device": finished.get("dfa", {}).get("device"),
+    }
 
 
 def method_titles(settings: TrainSettings) -> dict[str, str]:
