@@ -20,7 +20,8 @@ class TwoInputs(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.block = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.5))
+        # A bias in front of batch statistics has no gradient but roundings, whose signs say nothing.
+        self.block = nn.Sequential(nn.Linear(3, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.5))
         self.head = nn.Linear(6, 4)
 
     def forward(self, x: Tensor, scale: Tensor) -> dict[str, Tensor]:
@@ -39,11 +40,13 @@ def exact(net: TwoInputs, scale: float = 1.0) -> GaussianFeedback:
 
 @pytest.mark.parametrize("scale", [1.0, -3.0])
 def test_exact_feedback_is_aligned_in_angle_norm_and_signs_under_the_same_dropout(scale):
-    net, x = TwoInputs(), (draw(7, 3), torch.ones(7, 1))
-    (found,) = DirectFeedback(net, ["block"], exact(net, scale)).alignment(loss, x, draw(7, 4, seed=1)).values()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # weights, and masks that leave every unit somewhere
+        net, x = TwoInputs(), (draw(7, 3), torch.ones(7, 1))
+        (found,) = DirectFeedback(net, ["block"], exact(net, scale)).alignment(loss, x, draw(7, 4, seed=1)).values()
     assert found == pytest.approx(math.copysign(1, scale), abs=1e-5)
     assert found.norm_ratio == pytest.approx(abs(scale), rel=1e-5)
-    assert found.sign_agreement >= 0.9 if scale > 0 else found.sign_agreement <= 0.1  # zeros and roundings apart
+    assert found.sign_agreement == (1.0 if scale > 0 else 0.0)
 
 
 def test_random_feedback_agrees_in_half_of_the_signs():
