@@ -1,6 +1,7 @@
-"""Features that light computes: the optical device as a scikit-learn transformer and as a PyTorch layer."""
+"""Features that light computes, and the nonlinearities behind them, known by value, kernel and coefficients."""
 
 from opu_dfa.features.layer import OPULayer
+from opu_dfa.features.nonlinearities import NONLINEARITIES, Nonlinearity, nonlinearity
 from opu_dfa.features.optical import OpticalRandomFeatures
 
-__all__ = ["OPULayer", "OpticalRandomFeatures"]
+__all__ = ["NONLINEARITIES", "Nonlinearity", "OPULayer", "OpticalRandomFeatures", "nonlinearity"]

@@ -1,0 +1,324 @@
+"""Pointwise nonlinearities known three ways: their value, their kernel, and their Gaussian coefficients.
+
+A random projection z = Wx with Gaussian entries, followed by f, is a random feature. Of two inputs it is a pair (u, v)
+of jointly Gaussian variables, with variances xx, yy and covariance xy, of which
+
+    kernel        K(xx, yy, xy) = E[f(u) f(v)]
+    coefficients  a_k(s) = E[f(√s g) h_k(g)],  g ~ N(0, 1),  h_k the orthonormal Hermite polynomials
+
+and both are one thing (Mehler 1866): K = Σ_k a_k(xx) a_k(yy) c^k with c = xy / √(xx yy). Optical intensities are
+functions of a circular complex field instead, E|u|² = xx; then g is a mean-one exponential intensity, h_k the Laguerre
+polynomials, and c^k becomes |c|^2k (Hardy and Hille).
+
+The value is what a device or a reservoir computes, the kernel its limit of infinite width, the coefficients what the
+theory of finite width and finite data is made of. Kernels: Williams 1998 (erf), Cho and Saul 2009 (relu, heaviside),
+Rahimi and Recht 2007 (cos), Saade et al. 2016 (intensity).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.polynomial import hermite_e
+from scipy import special
+
+from opu_dfa.errors import ConfigError
+
+_NODES = 200  # of Gauss-Hermite quadrature, where there is no closed form
+_ORDERS = 60  # coefficients that a kernel without a closed form is summed from
+
+Array = np.ndarray
+
+
+class Nonlinearity(ABC):
+    """A pointwise function of a Gaussian variable.
+
+    Attributes:
+        field: "real", or "complex" for functions of a circular complex field.
+        random_phase: a feature adds a phase of its own, uniform in [0, 2π), before the function; the kernel is the mean
+            over it.
+    """
+
+    field = "real"
+    random_phase = False
+
+    @property
+    def name(self) -> str:
+        """The name it has in configurations, and in `nonlinearity`."""
+        return type(self).__name__.lower()
+
+    @abstractmethod
+    def __call__(self, z: Array) -> Array:
+        """f(z), elementwise, in z's precision."""
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        """E[f(u) f(v)] for variances xx and yy and covariance xy, which broadcast.
+
+        Without a closed form, the sum of the first 60 coefficients: exact to rounding for smooth functions of moderate
+        variance.
+        """
+        xx, yy, xy = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (xx, yy, xy)))
+        left, right = self.coefficients(xx, _ORDERS), self.coefficients(yy, _ORDERS)
+        c = correlation(xx, yy, xy)
+        total = np.zeros(c.shape)
+        for a, b in zip(left[::-1], right[::-1], strict=True):  # Horner's scheme in c
+            total = total * c + a * b
+        return total
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        """a_0 ... a_(orders-1) at a variance, `(orders, *variance.shape)`, by quadrature where there is no closed form.
+
+        The squares of all of them sum to E[f²].
+        """
+        nodes, weights = _gauss_hermite()
+        s = np.asarray(variance, dtype=np.float64)
+        unique, place = np.unique(s, return_inverse=True)
+        values = self(np.sqrt(unique)[:, None] * nodes) * weights
+        return (values @ _hermite(orders).T).T[:, place].reshape(orders, *s.shape)
+
+
+@dataclass(frozen=True)
+class Linear(Nonlinearity):
+    """f(z) = z.
+
+    >>> Linear().coefficients(4.0, 3)
+    array([0., 2., 0.])
+    """
+
+    def __call__(self, z: Array) -> Array:
+        return z
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        return np.broadcast_arrays(np.asarray(xy, dtype=np.float64), xx, yy)[0].copy()
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        s = np.asarray(variance, dtype=np.float64)
+        found = np.zeros((orders, *s.shape))
+        found[1:2] = np.sqrt(s)
+        return found
+
+
+@dataclass(frozen=True)
+class Erf(Nonlinearity):
+    """f(z) = erf(z), between -1 and 1.
+
+    >>> float(Erf().kernel(1.0, 1.0, 1.0).round(4))
+    0.4646
+    """
+
+    def __call__(self, z: Array) -> Array:
+        return special.erf(z)
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        return (
+            2 / math.pi * np.arcsin(2 * np.asarray(xy) / np.sqrt((1 + 2 * np.asarray(xx)) * (1 + 2 * np.asarray(yy))))
+        )
+
+
+@dataclass(frozen=True)
+class Tanh(Nonlinearity):
+    """f(z) = tanh(z); its kernel has no closed form."""
+
+    def __call__(self, z: Array) -> Array:
+        return np.tanh(z)
+
+
+@dataclass(frozen=True)
+class Sign(Nonlinearity):
+    """f(z) = ±1."""
+
+    def __call__(self, z: Array) -> Array:
+        return np.sign(z)
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        return 2 / math.pi * np.arcsin(correlation(xx, yy, xy))
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        return 2 * _step_coefficients(variance, orders, mean=0.0)
+
+
+@dataclass(frozen=True)
+class Heaviside(Nonlinearity):
+    """f(z) = 1 for z > 0, otherwise 0: binary features."""
+
+    def __call__(self, z: Array) -> Array:
+        return (z > 0).astype(np.result_type(z, np.float32))
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        return 0.25 + np.arcsin(correlation(xx, yy, xy)) / (2 * math.pi)
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        return _step_coefficients(variance, orders, mean=0.5)
+
+
+@dataclass(frozen=True)
+class Relu(Nonlinearity):
+    """f(z) = max(z, 0)."""
+
+    def __call__(self, z: Array) -> Array:
+        return np.maximum(z, 0)
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        c = correlation(xx, yy, xy)
+        scale = np.sqrt(np.asarray(xx, dtype=np.float64) * yy) / (2 * math.pi)
+        return scale * (c * np.arccos(-c) + np.sqrt(1 - c * c))
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        s = np.asarray(variance, dtype=np.float64)
+        found = np.zeros(orders)
+        # z·1[z > 0], and g h_k = √(k+1) h_(k+1) + √k h_(k-1).
+        step = _step_coefficients(1.0, orders + 1, mean=0.5)
+        for k in range(orders):
+            found[k] = math.sqrt(k + 1) * step[k + 1] + (math.sqrt(k) * step[k - 1] if k else 0.0)
+        return np.multiply.outer(found, np.sqrt(s))
+
+
+@dataclass(frozen=True)
+class Cos(Nonlinearity):
+    """f(z) = √2 cos(z + φ), φ uniform: random Fourier features, whose kernel is Gaussian in |x - y|.
+
+    Its coefficients are those of the mean over φ of products, (2 cos(u + φ) cos(v + φ)) → cos(u - v):
+    a_k² = e^(-s) s^k / k!, with positive signs.
+
+    >>> float(Cos().kernel(1.0, 1.0, 0.0).round(4))  # exp(-|x - y|² / 2)
+    0.3679
+    """
+
+    random_phase = True
+
+    def __call__(self, z: Array) -> Array:
+        return np.sqrt(np.asarray(2, dtype=np.result_type(z, np.float32))) * np.cos(z)
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        return np.exp(np.asarray(xy, dtype=np.float64) - (np.asarray(xx) + np.asarray(yy)) / 2)
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        s = np.asarray(variance, dtype=np.float64)
+        k = np.arange(orders).reshape(-1, *[1] * s.ndim)
+        return np.exp((special.xlogy(k, s) - s - special.gammaln(k + 1)) / 2)
+
+
+@dataclass(frozen=True)
+class Intensity(Nonlinearity):
+    """f(z) = |z|² of a complex field: what a camera reads of a speckle.
+
+    >>> float(Intensity().kernel(1.0, 1.0, 0.5))
+    1.25
+    """
+
+    field = "complex"
+
+    def __call__(self, z: Array) -> Array:
+        return z.real**2 + z.imag**2
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        return np.asarray(xx, dtype=np.float64) * yy + np.abs(xy) ** 2
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        s = np.asarray(variance, dtype=np.float64)
+        found = np.zeros((orders, *s.shape))
+        found[0], found[1:2] = s, -s  # x = L_0 - L_1
+        return found
+
+
+@dataclass(frozen=True)
+class BinaryIntensity(Nonlinearity):
+    """f(z) = 1 where |z|² > threshold, otherwise 0: a camera's counts cut to one bit.
+
+    The kernel is a probability, P(|u|² > t, |v|² > t), of Marcum's function by quadrature.
+    """
+
+    threshold: float = 1.0
+    field = "complex"
+
+    def __post_init__(self) -> None:
+        if not self.threshold >= 0:
+            raise ConfigError(f"an intensity is cut at a threshold of at least 0, got {self.threshold}")
+
+    @property
+    def name(self) -> str:
+        return "binary-intensity"
+
+    def __call__(self, z: Array) -> Array:
+        intensity = z.real**2 + z.imag**2
+        return (intensity > self.threshold).astype(intensity.dtype)
+
+    def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
+        xx, yy, xy = np.broadcast_arrays(*(np.asarray(a) for a in (xx, yy, xy)))
+        r = np.minimum(np.abs(xy) ** 2 / np.maximum(xx * yy, np.finfo(float).tiny), 1 - 1e-12)
+        a, b = self.threshold / xx, self.threshold / yy
+        # Given x = |u|²/xx, 2|v|²/yy/(1 - r) is a noncentral χ² of two degrees; x - a is exponential.
+        nodes, weights = special.roots_laguerre(64)
+        x = a[..., None] + nodes
+        spread = (1 - r)[..., None] / 2
+        return np.exp(-a) * (_survival(b[..., None] / spread, r[..., None] * x / spread) @ weights)
+
+    def coefficients(self, variance: float | Array, orders: int) -> Array:
+        t = self.threshold / np.asarray(variance, dtype=np.float64)
+        k = np.arange(1, orders).reshape(-1, *[1] * t.ndim)
+        rest = special.eval_laguerre(k, t) - special.eval_laguerre(k - 1, t)
+        return np.exp(-t) * np.concatenate([np.ones((1, *t.shape)), rest])
+
+
+NONLINEARITIES: dict[str, Nonlinearity] = {
+    each.name: each
+    for each in (Linear(), Erf(), Tanh(), Sign(), Heaviside(), Relu(), Cos(), Intensity(), BinaryIntensity())
+}
+
+
+def nonlinearity(name: str) -> Nonlinearity:
+    """The nonlinearity of a name.
+
+    Raises:
+        ConfigError: there is none.
+
+    >>> nonlinearity("relu")
+    Relu()
+    """
+    if name not in NONLINEARITIES:
+        raise ConfigError(f"there is no nonlinearity {name!r}; choose one of {', '.join(NONLINEARITIES)}")
+    return NONLINEARITIES[name]
+
+
+def correlation(xx: Array, yy: Array, xy: Array) -> Array:
+    """xy / √(xx yy), between -1 and 1 whatever the rounding; 0 where a variance vanishes."""
+    scale = np.sqrt(np.asarray(xx, dtype=np.float64) * np.asarray(yy, dtype=np.float64))
+    return np.clip(np.divide(xy, scale, out=np.zeros(np.broadcast(xy, scale).shape), where=scale > 0), -1, 1)
+
+
+def _survival(x: Array, noncentrality: Array) -> Array:
+    """P(χ² > x) of two degrees of freedom: Marcum's Q₁ of the roots."""
+    return 1 - special.chndtr(x, 2, noncentrality)
+
+
+def _step_coefficients(variance: float | Array, orders: int, mean: float) -> Array:
+    """Of 1[z > 0] with its mean replaced: a_k = φ(0) He_(k-1)(0) / √k!, the same at any variance."""
+    found = np.zeros(orders)
+    found[0] = mean
+    for k in range(1, orders, 2):
+        m = (k - 1) // 2
+        log = special.gammaln(k) - m * math.log(2) - special.gammaln(m + 1) - special.gammaln(k + 1) / 2
+        found[k] = (-1) ** m * math.exp(log) / math.sqrt(2 * math.pi)
+    s = np.asarray(variance)
+    return np.multiply.outer(found, np.ones(s.shape))
+
+
+@lru_cache(maxsize=1)
+def _gauss_hermite() -> tuple[Array, Array]:
+    """Nodes and weights of an expectation over N(0, 1)."""
+    nodes, weights = hermite_e.hermegauss(_NODES)
+    return nodes, weights / weights.sum()
+
+
+@lru_cache(maxsize=8)
+def _hermite(orders: int) -> Array:
+    """The orthonormal Hermite polynomials at the nodes, `(orders, nodes)`."""
+    nodes, _ = _gauss_hermite()
+    rows = [np.ones_like(nodes), nodes]
+    for k in range(1, orders - 1):
+        rows.append((nodes * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
+    return np.array(rows[:orders])
