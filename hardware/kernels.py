@@ -26,11 +26,12 @@ _PASSES = 32767 // (127 * SLICE)  # passes before an int16 lane may overflow
 _L1_FLOATS = 4096
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
+    """A function as machine code, kept on disk where that can be; divisions by zero are IEEE's, so loops vectorise."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to keep the compiled code
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @intrinsic
@@ -85,7 +86,7 @@ def _butterfly16(typing_context, address):  # type: ignore[no-untyped-def]
     return types.void(types.intp), generate
 
 
-@_compiled
+@compiled
 def _philox(counter, stream, key):  # type: ignore[no-untyped-def]
     """Four 64-bit words of Philox-4x64-10 (Salmon et al. 2011) at the counter (counter, stream, 0, 0)."""
     c0, c1, c2, c3 = np.uint64(counter), np.uint64(stream), np.uint64(0), np.uint64(0)
@@ -100,7 +101,7 @@ def _philox(counter, stream, key):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@_compiled
+@compiled
 def fill_entries(out, key, n_features, part, first_row, table):  # type: ignore[no-untyped-def]
     """out[feature, r] = table[word part·n_features + feature of row first_row + r]: one tile of one part of R.
 
@@ -128,7 +129,7 @@ def fill_entries(out, key, n_features, part, first_row, table):  # type: ignore[
                 feature += 4
 
 
-@_compiled
+@compiled
 def fill_words(out, key, first_stream, streams_apart, first, table):  # type: ignore[no-untyped-def]
     """out[i, j] = table[16-bit word first + j of stream first_stream + i · streams_apart]; out `(rows, columns)`."""
     rows, columns = out.shape
@@ -150,7 +151,7 @@ def fill_words(out, key, first_stream, streams_apart, first, table):  # type: ig
                 j += 4
 
 
-@_compiled
+@compiled
 def _tabulate(rows, table):  # type: ignore[no-untyped-def]
     """table[v] = Σ of the rows whose bit is set in v."""
     for j in range(LANES):
@@ -161,7 +162,7 @@ def _tabulate(rows, table):  # type: ignore[no-untyped-def]
                 table[(1 << bit) + v, j] = table[v, j] + rows[bit, j]
 
 
-@_compiled
+@compiled
 def binary_product(indices, entries, out):  # type: ignore[no-untyped-def]
     """out = patterns @ entries for one tile.
 
@@ -186,7 +187,7 @@ def binary_product(indices, entries, out):  # type: ignore[no-untyped-def]
                 out[b, j] += sums[b, j]
 
 
-@_compiled
+@compiled
 def scale_into(out, sums, first, scale):  # type: ignore[no-untyped-def]
     """out = scale · sums[:, first : first + width], each sum rounded to float32 first; out `(batch, width)`."""
     batch, width = out.shape
@@ -195,7 +196,7 @@ def scale_into(out, sums, first, scale):  # type: ignore[no-untyped-def]
             out[b, j] = np.float32(sums[b, first + j]) * scale
 
 
-@_compiled
+@compiled
 def pack(patterns, indices):  # type: ignore[no-untyped-def]
     """Four mirrors to an index: uint8 `(batch, n)` of {0, 1} -> `(padded n / 32, batch, 8)`, for `binary_product`."""
     batch, n = patterns.shape
@@ -205,7 +206,7 @@ def pack(patterns, indices):  # type: ignore[no-untyped-def]
             indices[i // SLICE, b, i % SLICE // _BITS] |= patterns[b, i] << np.uint8(i % _BITS)
 
 
-@_compiled
+@compiled
 def _stages(x, h):  # type: ignore[no-untyped-def]
     """The butterflies of stride h, 2h, … of the whole vector, two strides a pass."""
     n = x.size
@@ -225,7 +226,7 @@ def _stages(x, h):  # type: ignore[no-untyped-def]
                 a[j], b[j] = a[j] + b[j], a[j] - b[j]
 
 
-@_compiled
+@compiled
 def walsh_hadamard(x):  # type: ignore[no-untyped-def]
     """The unnormalised Walsh-Hadamard transform of a float32 vector in place, its length a power of two from 16."""
     n = x.size
@@ -238,14 +239,14 @@ def walsh_hadamard(x):  # type: ignore[no-untyped-def]
     _stages(x, block)
 
 
-@_compiled
+@compiled
 def walsh_hadamard_rows(x):  # type: ignore[no-untyped-def]
     """`walsh_hadamard` of every row of `(rows, n)`."""
     for row in range(x.shape[0]):
         walsh_hadamard(x[row])
 
 
-@_compiled
+@compiled
 def structured_product(out, x, quarters, start, scale):  # type: ignore[no-untyped-def]
     """Rows start … of scale · H D₃ H D₂ H D₁ x; quarters: int8 `(3, N)`, the phases of D in quarter turns.
 

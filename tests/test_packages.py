@@ -33,6 +33,9 @@ HEAVY = {
     "torch_geometric",
     "tokenizers",
     "transformers",
+    "statsmodels",
+    "pandas",
+    "reservoirpy",
 }
 
 
@@ -65,6 +68,7 @@ def imported(path: Path) -> set[str]:
         ("opu_dfa/models", ["opu_dfa.tasks", "opu_dfa.training", "opu_dfa.cli"]),
         ("opu_dfa/tasks", ["opu_dfa.training", "opu_dfa.cli"]),
         ("opu_dfa/training", ["opu_dfa.cli"]),
+        ("opu_dfa/reservoir", [f"opu_dfa.{p}" for p in ("models", "tasks", "training", "cli")]),
     ],
 )
 def test_arrows_go_down_only(below, above):
