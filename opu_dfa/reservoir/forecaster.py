@@ -80,11 +80,7 @@ class Forecaster(RegressorMixin, BaseEstimator, ABC):
         """Learn the scales and what is predicted; the targets in their own units."""
         self.scale_ = Scale.of(series)
         self.forecasts_ = y is None
-        self.flat_ = (
-            y is not None
-            and not is_many(X)
-            and getattr(y, "ndim", np.ndim(y) if isinstance(y, (list, tuple)) else 1) == 1
-        )
+        self.flat_ = y is not None and not is_many(X) and np.asarray(y).ndim == 1
         targets = [u[1:] for u in series] if y is None else as_targets(y, series, is_many(X))
         self.target_scale_ = self.scale_ if y is None else Scale.of(targets)
         return targets
@@ -125,7 +121,8 @@ class Forecaster(RegressorMixin, BaseEstimator, ABC):
                 the last series of `fit`, or `set_state`.
 
         Returns:
-            `(steps, D)`, or `(B, steps, D)`, in the series' own units.
+            `(steps, D)`, or `(B, steps, D)`, in the series' own units; NaN, with a warning, from where a forecast has
+            left the series by a thousand standard deviations.
 
         Raises:
             DataError: the model was fitted to targets; warm-ups of several lengths.
@@ -137,11 +134,15 @@ class Forecaster(RegressorMixin, BaseEstimator, ABC):
             raise ConfigError(f"a forecast has at least one step, got steps={steps!r}")
         state = self.state_ if warmup is None else self.get_state(warmup)
         found = np.empty((len(state["output"]), steps, state["output"].shape[1]))
+        gone = np.zeros(len(found), bool)
         for t in range(steps):
             found[:, t] = state["output"]
+            gone |= ~(np.abs(found[:, t]) < _FAR).all(axis=1)
+            found[gone, t] = np.nan  # and nothing more is fed of it, which would overflow
             if t + 1 < steps:
-                _, state = self._drive(state, self._fed(state["output"])[:, None])
-        _warn_if_far(found)
+                fed = np.where(gone[:, None], 0, self._fed(found[:, t]))
+                _, state = self._drive(state, fed[:, None])
+        _warn_of_runaways(found)
         found = self.target_scale_.original(found)
         return found if len(found) > 1 or (warmup is not None and is_many(warmup)) else found[0]
 
@@ -231,14 +232,14 @@ def check_length(series: list[Array], washout: int, ahead: bool) -> None:
         )
 
 
-def _warn_if_far(found: Array) -> None:
-    far = ~(np.abs(found) < _FAR).all(axis=2)
-    ran = far.any(axis=1)
-    if ran.any():
+def _warn_of_runaways(found: Array) -> None:
+    gone = np.isnan(found).any(axis=2)
+    if gone.any():
+        ran = gone.any(axis=1)
         warnings.warn(
-            f"{int(ran.sum())} of {len(found)} forecasts run away, the first at step "
-            f"{int(np.argmax(far, axis=1)[ran].min())}: beyond {_FAR:g} standard deviations of the series. Raise the "
-            "ridge, lower the spectral_radius, or train on a longer series.",
+            f"{int(ran.sum())} of {len(found)} forecasts run away, the first at step {int(gone[ran].argmax(1).min())}: "
+            f"beyond {_FAR:g} standard deviations of the series; NaN from there on. Raise the ridge, lower the "
+            "spectral_radius, or train on a longer series.",
             RuntimeWarning,
             stacklevel=3,
         )
