@@ -61,6 +61,10 @@ class Feedback(nn.Module):
         self.seed = seed
         self.encoding = encoding
         self._draw = stream(seed, "feedback encoding")
+        self.prepare()
+
+    def prepare(self) -> None:
+        """The constructor's end, for subclasses without arguments of their own: check the sizes, draw B."""
 
     @abstractmethod
     def project(self, shown: Tensor) -> Tensor:
@@ -113,7 +117,7 @@ class Feedback(nn.Module):
         Raises:
             ValueError: the operator has fewer.
         """
-        needed = max(widths) if self.layout == "shared" else sum(widths)
+        needed = signal_width(widths, self.layout)
         if needed > self.n_components:
             raise ValueError(
                 f"{self.layout} feedback for blocks of widths {list(widths)} needs n_components >= {needed}, "
@@ -180,16 +184,13 @@ class GaussianFeedback(DenseFeedback):
     [torch.Size([4, 7, 32]), torch.Size([4, 7, 16])]
     """
 
-    def __init__(
-        self,
-        n_features: int,
-        n_components: int,
-        layout: Layout = "shared",
-        seed: int = 0,
-        encoding: Encoding | None = None,
-    ) -> None:
-        super().__init__(n_features, n_components, layout, seed, encoding)
-        self.register_buffer("matrix", gaussian_matrix(n_features, n_components, seed))
+    def prepare(self) -> None:
+        self.register_buffer("matrix", gaussian_matrix(self.n_features, self.n_components, self.seed))
+
+
+def signal_width(widths: Sequence[int], layout: Layout) -> int:
+    """Components that blocks of these widths read: as many as the widest where slices are shared, else all together."""
+    return max(widths) if layout == "shared" else sum(widths)
 
 
 def gaussian_matrix(n_features: int, n_components: int, seed: int) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hardware import Encoding
-from opu_dfa.dfa.feedback import Feedback, Layout
+from opu_dfa.dfa.feedback import Feedback
 from opu_dfa.errors import ConfigError
 
 
@@ -24,21 +23,13 @@ class IdentityFeedback(Feedback):
     [tensor([[ 1., -1.]])]
     """
 
-    def __init__(
-        self,
-        n_features: int,
-        n_components: int,
-        layout: Layout = "shared",
-        seed: int = 0,
-        encoding: Encoding | None = None,
-    ) -> None:
-        super().__init__(n_features, n_components, layout, seed, encoding)
-        if n_features != n_components:
+    def prepare(self) -> None:
+        if self.n_features != self.n_components:
             raise ConfigError(
-                f"identity feedback sends an error of width {n_features} to blocks of width {n_components}; it needs "
-                'equal ones: take the error at the last block (error_at="hidden"), or another operator'
+                f"identity feedback sends an error of width {self.n_features} to blocks of width {self.n_components}; "
+                'it needs equal ones: take the error at the last block (error_at="hidden"), or another operator'
             )
-        if layout != "shared":
+        if self.layout != "shared":
             raise ConfigError('identity feedback sends every block the same error: choose layout="shared"')
 
     def project(self, shown: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import math
 import numpy as np
 import torch
 
-from hardware import Encoding
-from opu_dfa.dfa.feedback import DenseFeedback, Layout
+from opu_dfa.dfa.feedback import DenseFeedback
 
 
 class OrthogonalFeedback(DenseFeedback):
@@ -23,19 +22,11 @@ class OrthogonalFeedback(DenseFeedback):
     True
     """
 
-    def __init__(
-        self,
-        n_features: int,
-        n_components: int,
-        layout: Layout = "shared",
-        seed: int = 0,
-        encoding: Encoding | None = None,
-    ) -> None:
-        super().__init__(n_features, n_components, layout, seed, encoding)
-        tall, short = max(n_features, n_components), min(n_features, n_components)
-        drawn = np.random.default_rng(seed).standard_normal((tall, short))
+    def prepare(self) -> None:
+        short, tall = sorted((self.n_features, self.n_components))
+        drawn = np.random.default_rng(self.seed).standard_normal((tall, short))
         # In float64: what LAPACKs differ by is gone once the result is rounded to float32.
         q, r = np.linalg.qr(drawn)
-        q *= math.sqrt(tall / n_features) * np.sign(np.diag(r))
-        matrix = q if n_components == tall else q.T
+        q *= math.sqrt(tall / self.n_features) * np.sign(np.diag(r))
+        matrix = q if self.n_components == tall else q.T
         self.register_buffer("matrix", torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32)))

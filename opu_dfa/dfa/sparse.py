@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardware import Encoding
-from opu_dfa.dfa.feedback import Feedback, Layout
+from opu_dfa.dfa.feedback import Feedback
 
 
 class SparseFeedback(Feedback):
@@ -26,19 +25,11 @@ class SparseFeedback(Feedback):
     index: Tensor
     sign: Tensor
 
-    def __init__(
-        self,
-        n_features: int,
-        n_components: int,
-        layout: Layout = "shared",
-        seed: int = 0,
-        encoding: Encoding | None = None,
-    ) -> None:
-        super().__init__(n_features, n_components, layout, seed, encoding)
-        order, signs = np.random.default_rng(seed).spawn(2)
-        runs = -(-n_components // n_features)
-        index = np.argsort(order.random((runs, n_features)), axis=1).ravel()[:n_components]
-        sign = np.where(signs.random(n_components) < 0.5, 1, -1).astype(np.float32)
+    def prepare(self) -> None:
+        order, signs = np.random.default_rng(self.seed).spawn(2)
+        runs = -(-self.n_components // self.n_features)
+        index = np.argsort(order.random((runs, self.n_features)), axis=1).ravel()[: self.n_components]
+        sign = np.where(signs.random(self.n_components) < 0.5, 1, -1).astype(np.float32)
         self.register_buffer("index", torch.from_numpy(index.astype(np.int64)))
         self.register_buffer("sign", torch.from_numpy(sign))
 

@@ -7,6 +7,7 @@ Both map positions and viewing directions to red, green, blue and density before
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -62,15 +63,8 @@ class Residual(nn.Module):
         return h + self.down(F.relu(self.up(self.norm(h))))
 
 
-class ResidualNeRF(nn.Module):
-    """h_0 = W γ(position) + V γ(direction); residual blocks; output = W_head LN(h_L).
-
-    Positions `(rays, samples, 3)` and unit directions `(rays, 1, 3)` or one a sample -> `(rays, samples, 4)`.
-
-    >>> net = ResidualNeRF(n_blocks=2, width=16)
-    >>> net(torch.zeros(5, 7, 3), torch.zeros(5, 1, 3)).shape
-    torch.Size([5, 7, 4])
-    """
+class RadianceField(nn.Module):
+    """Base of the networks: they see γ of positions and directions, and weights drawn from the seed."""
 
     def __init__(
         self,
@@ -83,12 +77,30 @@ class ResidualNeRF(nn.Module):
         super().__init__()
         self.encode_position = Encoding(position_frequencies)
         self.encode_direction = Encoding(direction_frequencies)
+        self.lay_out(n_blocks, width)
+        _draw_weights(self, seed)
+
+    @abstractmethod
+    def lay_out(self, n_blocks: int, width: int) -> None:
+        """Make the modules behind the encodings."""
+
+
+class ResidualNeRF(RadianceField):
+    """h_0 = W γ(position) + V γ(direction); residual blocks; output = W_head LN(h_L).
+
+    Positions `(rays, samples, 3)` and unit directions `(rays, 1, 3)` or one a sample -> `(rays, samples, 4)`.
+
+    >>> net = ResidualNeRF(n_blocks=2, width=16)
+    >>> net(torch.zeros(5, 7, 3), torch.zeros(5, 1, 3)).shape
+    torch.Size([5, 7, 4])
+    """
+
+    def lay_out(self, n_blocks: int, width: int) -> None:
         self.position = nn.Linear(self.encode_position.width, width)
         self.direction = nn.Linear(self.encode_direction.width, width, bias=False)
         self.blocks = nn.ModuleList(Residual(width) for _ in range(n_blocks))
         self.final_norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 4)
-        _draw_weights(self, seed)
 
     def forward(self, positions: Tensor, directions: Tensor) -> Tensor:
         h = self.position(self.encode_position(positions)) + self.direction(self.encode_direction(directions))
@@ -97,7 +109,7 @@ class ResidualNeRF(nn.Module):
         return self.head(self.final_norm(h))
 
 
-class PlainNeRF(nn.Module):
+class PlainNeRF(RadianceField):
     """The paper's: linear maps and ReLU, the position again half-way, density before the direction enters.
 
     h_l = relu(W_l h_{l-1}), with γ(position) joined to the input of block n_blocks / 2; density = w h_L;
@@ -108,17 +120,7 @@ class PlainNeRF(nn.Module):
     torch.Size([5, 7, 4])
     """
 
-    def __init__(
-        self,
-        n_blocks: int = 4,
-        width: int = 64,
-        position_frequencies: int = 6,
-        direction_frequencies: int = 2,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.encode_position = Encoding(position_frequencies)
-        self.encode_direction = Encoding(direction_frequencies)
+    def lay_out(self, n_blocks: int, width: int) -> None:
         seen = self.encode_position.width
         self._rejoins = n_blocks // 2
         inputs = [seen if n == 0 else width + seen * (n == self._rejoins) for n in range(n_blocks)]
@@ -126,7 +128,6 @@ class PlainNeRF(nn.Module):
         self.facing = nn.Sequential(nn.Linear(width + self.encode_direction.width, width // 2), nn.ReLU())
         self.density = nn.Linear(width, 1)
         self.colour = nn.Linear(width // 2, 3)
-        _draw_weights(self, seed)
 
     def forward(self, positions: Tensor, directions: Tensor) -> Tensor:
         seen = self.encode_position(positions)
@@ -155,7 +156,7 @@ def _draw_weights(model: nn.Module, seed: int) -> None:
             module.bias.zero_()
 
 
-KINDS: dict[str, type[ResidualNeRF] | type[PlainNeRF]] = {"residual": ResidualNeRF, "plain": PlainNeRF}
+KINDS: dict[str, type[RadianceField]] = {"residual": ResidualNeRF, "plain": PlainNeRF}
 
 
 def build(chosen: Settings, task: Any, seed: int) -> nn.Module:
