@@ -18,9 +18,8 @@ from torch import nn
 from hardware import OPU
 from opu_dfa.dfa import DirectFeedback
 from opu_dfa.dfa.blocks import call, resolve_blocks
-from opu_dfa.dfa.engine import ErrorAt
 from opu_dfa.dfa.memory import offload, recompute
-from opu_dfa.models import build_model
+from opu_dfa.models import Layout, build_model
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import Task
 from opu_dfa.training.operator import FeedbackSettings, Operator
@@ -90,16 +89,9 @@ def build_learner(method: Method, run: TrainSettings, task: Task, operator: Oper
     model.to(run.torch_device, torch.bfloat16 if run.memory.weights == "bfloat16" else None)
     engine = None
     if method == "dfa":
-        error_at: ErrorAt = "hidden" if operator.settings.error_at == "hidden" else "output"
-        through = layout.through if operator.settings.error_at == "output" else None
-        engine = DirectFeedback(model, layout.taps, operator.feedback(model, layout), error_at, through)
+        engine = DirectFeedback(model, layout.taps, operator.feedback(model, layout), *operator.settings.route(layout))
     elif method == "frozen":
-        model.requires_grad_(False)
-        for name in layout.trained_after:
-            module = model.get_submodule(name)
-            for owner in module.modules():
-                for key, weight in owner.named_parameters(recurse=False):
-                    setattr(owner, key, nn.Parameter(weight.detach().clone()))  # of its own, where weights are tied
+        freeze_blocks(model, layout)
     blocks = resolve_blocks(model, layout.taps)
     if run.memory.recompute and method != "frozen":
         recompute(blocks.values())
@@ -120,6 +112,15 @@ def build_learner(method: Method, run: TrainSettings, task: Task, operator: Oper
         stream(run.seed, "tangents"),
         partial(offload, run.torch_device) if run.memory.offload else nullcontext,
     )
+
+
+def freeze_blocks(model: nn.Module, layout: Layout) -> None:
+    """Leave what follows the blocks trained alone, with weights of its own where they were tied."""
+    model.requires_grad_(False)
+    for name in layout.trained_after:
+        for owner in model.get_submodule(name).modules():
+            for key, weight in owner.named_parameters(recurse=False):
+                setattr(owner, key, nn.Parameter(weight.detach().clone()))
 
 
 def _groups(

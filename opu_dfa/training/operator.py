@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from hardware import OPU, BitPlanes, Encoding, StochasticTernary, ThresholdTernary
 from opu_dfa.config import Count, Fraction, NonNegative, NonNegativeInt, parse, settings
 from opu_dfa.dfa import OPERATORS, Feedback, RandomSketch, build_feedback
+from opu_dfa.dfa.engine import ErrorAt
+from opu_dfa.dfa.feedback import signal_width
 from opu_dfa.dfa.probe import measure
 from opu_dfa.errors import ConfigError
 from opu_dfa.models import Layout
@@ -57,6 +59,12 @@ class FeedbackSettings:
             raise ConfigError("feedback.encoding=null shows the exact error, which mirrors cannot: choose stochastic")
         if self.align_head and self.error_at == "hidden":
             raise ConfigError(f"feedback.align_head={self.align_head} needs feedback.error_at=output; set it to 0")
+
+    def route(self, layout: Layout) -> tuple[ErrorAt, str | None]:
+        """Where the engine takes the error, and the module whose derivative the projection passes: of `DirectFeedback`,
+        `error_at` and `through`. A projected target passes none."""
+        error_at: ErrorAt = "hidden" if self.error_at == "hidden" else "output"
+        return error_at, layout.through if self.error_at == "output" else None
 
 
 class Operator:
@@ -130,11 +138,12 @@ class Operator:
     def _open(self, model: nn.Module, layout: Layout) -> Feedback:
         chosen, run = self.settings, self._run
         x, _ = self._task.batch(run.batch_size, stream(run.seed, "probe"))
-        error_at = "hidden" if chosen.error_at == "hidden" else "output"
-        through = layout.through if error_at == "output" else None
+        error_at, through = chosen.route(layout)
+        if chosen.error_at == "target":
+            through = layout.through  # not passed, but as wide as the head that the columns may align
         sizes = measure(model, layout.taps, x, error_at, through)
         self.rows_per_step = math.prod(sizes.lead)
-        n_components = max(sizes.widths) if chosen.layout == "shared" else sum(sizes.widths)
+        n_components = signal_width(sizes.widths, chosen.layout)
         seed = run.seed if run.opu.seed is None else run.opu.seed
         n_shown = chosen.sketch or sizes.n_features
         return build_feedback(

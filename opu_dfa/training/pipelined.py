@@ -25,14 +25,15 @@ from opu_dfa.errors import CheckpointError, RankLostError, RunFolderError
 from opu_dfa.tasks import build_task
 from opu_dfa.training import sharded
 from opu_dfa.training.checkpoint import write_atomically
-from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.metrics import read_metrics
 from opu_dfa.training.operator import Operator
 from opu_dfa.training.progress import TrainingProgress
+from opu_dfa.training.records import Records
 from opu_dfa.training.report import print_summary, write_report
-from opu_dfa.training.run import CHECKPOINT, alone_in, method_titles, result_of, summary_of
+from opu_dfa.training.run import CHECKPOINT, alone_in
 from opu_dfa.training.settings import Method, TrainSettings
 from opu_dfa.training.stages import StageLearner, StageLoop, build_stage_learner, pipeline_settings
-from opu_dfa.training.trackers import NoTracker, Tracker, open_tracker
+from opu_dfa.training.summary import method_titles, result_of, summary_of
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -91,25 +92,13 @@ class _Run:
                 f"{folder} holds no checkpoint of a run over ranks: start it again from the beginning"
             )
         saved = sharded.load_shared(self.checkpoint) if self.checkpoint else None
-        if saved and saved["data"] != self.task.fingerprint:
-            raise CheckpointError(
-                f"the data have changed since this run began (fingerprint {self.task.fingerprint}, was "
-                f"{saved['data']}). Restore them, or start a new run."
-            )
-        self.finished: dict[str, dict[str, Any]] = saved["finished"] if saved else {}
-        self._under_way: dict[str, Any] | None = saved["under_way"] if saved else None
-        self.tracker: Tracker = NoTracker()
-        self.metrics: MetricsFile | None = None
         if ranks.rank == 0:
             sharded.prepare(folder)
-            if not saved:
-                write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
-            self.tracker = open_tracker(settings, folder, config, saved["tracker"] if saved else None)
-            self.metrics = MetricsFile(folder / "metrics.jsonl", saved["metrics_offset"] if saved else 0)
+        self.records = Records(settings, self.task, config, folder, saved, writes=ranks.rank == 0)
 
     def complete(self) -> dict[str, Any]:
         """Train what is not finished yet; rank 0 writes what the run leaves."""
-        settings, task, ranks = self.settings, self.task, self.ranks
+        settings, task, ranks, finished = self.settings, self.task, self.ranks, self.records.finished
         titles = method_titles(settings)
         self.console.print(
             f"{task.description}. {settings.steps} steps of {settings.batch_size} for each of: "
@@ -121,22 +110,20 @@ class _Run:
         try:
             with TrainingProgress(self.console, titles, settings.steps, task.item) as progress:
                 for method in settings.method:
-                    if method not in self.finished:
-                        self.finished[method] = self._train(method, progress)
-            summary = summary_of(settings, task, self.finished)
+                    if method not in finished:
+                        finished[method] = self._train(method, progress)
+            summary = summary_of(settings, task, finished)
             summary |= {"stages": ranks.n_stages, "replicas": ranks.n_replicas}
-            if self.metrics is not None:
+            if ranks.rank == 0:
                 write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
                 write_report(self.folder, summary, read_metrics(self.folder / "metrics.jsonl"))
         finally:
-            if self.metrics is not None:
-                self.metrics.close()
-            self.tracker.finish(summary)
+            self.records.close(summary)
         return summary
 
     def _train(self, method: Method, progress: TrainingProgress) -> dict[str, Any]:
         settings = self.settings
-        begun = self._under_way if self._under_way and self._under_way["method"] == method else None
+        begun = self.records.begun(method)
         with _closing(Operator(settings, self.task)) as operator:
             learner = build_stage_learner(method, settings, self.task, operator, self.ranks, fresh=begun is None)
             seen: dict[str, Any] = begun["seen"] if begun else {}
@@ -144,10 +131,8 @@ class _Run:
             def observe(record: dict[str, Any]) -> None:
                 record |= learner.measured
                 seen.update({k: v for k, v in record.items() if k in ("loss", *learner.measured) or k[:4] == "val_"})
-                if self.metrics is not None:
-                    self.metrics.append(record)
-                    self.tracker.log(record)
-                    progress.record(record)
+                self.records.add(record)
+                progress.record(record)
 
             loop = StageLoop(method, learner, self.task, settings, observe)
             if begun and self.checkpoint:
@@ -159,7 +144,7 @@ class _Run:
                 if not loop.done and loop.steps_done % settings.checkpoint_every == 0:
                     self._save(method, loop, learner, seen)
             result = self._result(loop, learner, seen)
-            self.finished[method] = result
+            self.records.finished[method] = result
             self._save(method, loop, learner, None)
         return result
 
@@ -167,13 +152,8 @@ class _Run:
         """A checkpoint; of a method that is finished (`seen` None) as what follows begins."""
         state = loop.state()
         tensors = state.pop("learner")
-        shared = {
-            "finished": self.finished,
-            "under_way": {"method": method, "loop": state, "seen": seen} if seen is not None else None,
-            "metrics_offset": self.metrics.offset() if self.metrics else 0,
-            "data": self.task.fingerprint,
-            "tracker": self.tracker.identity,
-        }
+        under_way = {"method": method, "loop": state, "seen": seen} if seen is not None else None
+        shared = self.records.state(under_way)
         place = self.settings.method.index(method)
         with self.ranks.watched(None):
             sharded.save(self.folder, f"{place}-{method}-{loop.steps_done:08d}", tensors, shared)

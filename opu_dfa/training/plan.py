@@ -18,34 +18,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from opu_dfa.config import parse
 from opu_dfa.dfa import DirectFeedback, Feedback
 from opu_dfa.dfa.blocks import call, resolve_blocks, tensors
-from opu_dfa.dfa.engine import ErrorAt
+from opu_dfa.dfa.feedback import signal_width
 from opu_dfa.dfa.probe import measure
 from opu_dfa.errors import ConfigError
 from opu_dfa.models import build_model
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import Task
+from opu_dfa.training.learner import freeze_blocks
 from opu_dfa.training.operator import ENCODINGS, FeedbackSettings
 from opu_dfa.training.settings import MemorySettings, Method, TrainSettings
 
-# The processor's kernel of attention, which PyTorch's counter does not know.
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(g, q, k, v)
-    ),
-}
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
+
 _LARGE = 2**24  # parameters of a model that is planned before it is made
 _STATE = {"adamw": 2, "sgd": 1, "adafactor": 0}  # numbers of optimiser state a weight
 
@@ -121,6 +116,8 @@ def plan(run: TrainSettings, task: Task, method: Method) -> Plan:
     Raises:
         ConfigError: settings that do not fit each other.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     x, y = task.batch(run.batch_size, stream(run.seed, "probe"))
     try:
         with FakeTensorMode(allow_non_fake_inputs=True) as fake:
@@ -135,17 +132,14 @@ def _traced(run: TrainSettings, task: Task, method: Method, x: Any, y: Any) -> P
         model.to(torch.bfloat16)
     blocks = resolve_blocks(model, layout.taps)
     if method == "frozen":
-        model.requires_grad_(False)
-        for name in layout.trained_after:
-            model.get_submodule(name).requires_grad_(True)
+        freeze_blocks(model, layout)
     engine, feedback, projection, patterns = None, 0, 0, 0
     with run.precision():
         if method == "dfa":
             chosen = parse(FeedbackSettings, run.feedback, "feedback")
-            error_at: ErrorAt = "hidden" if chosen.error_at == "hidden" else "output"
-            through = layout.through if chosen.error_at == "output" else None
+            error_at, through = chosen.route(layout)
             sizes = measure(model, layout.taps, x, error_at, through)
-            n_components = max(sizes.widths) if chosen.layout == "shared" else sum(sizes.widths)
+            n_components = signal_width(sizes.widths, chosen.layout)
             n_shown, rows = chosen.sketch or sizes.n_features, math.prod(sizes.lead)
             engine = DirectFeedback(model, layout.taps, _Shapes(sizes.n_features, n_components), error_at, through)
             if chosen.name == "optical":
@@ -174,7 +168,7 @@ def _step(
     model: nn.Module, blocks: Mapping[str, nn.Module], engine: DirectFeedback | None, task: Task, x: Any, y: Any
 ) -> tuple[tuple[Held, ...], int, int]:
     """What the blocks, and what follows them, hold; FLOPs of the forward pass, and of the whole step."""
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
+    with _flop_counter() as counter:
         with _watched(model, blocks) as parts:
             out = call(model, x)
             loss = task.loss(out, y)
@@ -184,6 +178,34 @@ def _step(
         elif loss.requires_grad:
             loss.backward()
     return tuple(parts), forward, counter.get_total_flops()
+
+
+def _flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, which does not know the processor's kernel of attention by itself."""
+    # Imported here, since it takes long: runs of small models are not planned.
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    aten = torch.ops.aten
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(g, q, k, v)
+        ),
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=attention)
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]
+    return counter
+
+
+class _OneModule:
+    """In place of PyTorch's tracker of modules, whose gradient hooks break in a block's backward pass by itself: only
+    the sum over modules is wanted."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 @contextmanager
@@ -250,14 +272,24 @@ def available_memory(device: torch.device) -> int | None:
         return None
 
 
+def is_large(run: TrainSettings, task: Task) -> bool:
+    """Whether the model is one to plan before it is made; it is counted on the meta device, where it has no numbers."""
+    try:
+        with torch.device("meta"):
+            model, _ = build_model(run.model, task, run.seed)
+    except (NotImplementedError, RuntimeError):
+        return False
+    return sum(p.numel() for p in model.parameters()) >= _LARGE
+
+
 def refuse_what_cannot_fit(run: TrainSettings, task: Task, method: Method) -> None:
-    """Look ahead where a model is large, before anything of it is made.
+    """Look ahead, before anything of a large model is made.
 
     Raises:
         ConfigError: a step's peak is more than the memory that is free; it says what would fit.
     """
     free = available_memory(run.torch_device)
-    if free is None or not _is_large(run, task):
+    if free is None:
         return
     planned = plan(run, task, method)
     if planned.peak > free:
@@ -277,12 +309,3 @@ def lack(planned: Plan, free: int) -> str:
         f"memory.{name}=true" for name, on in vars(fitting).items() if on is True and not vars(planned.memory)[name]
     ]
     return f"{needs}. It fits with {' '.join(words)} ({replace(planned, memory=fitting).peak / 1e9:.1f} GB)"
-
-
-def _is_large(run: TrainSettings, task: Task) -> bool:
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model, _ = build_model(run.model, task, run.seed)
-    except (NotImplementedError, RuntimeError):
-        return False
-    return sum(p.numel() for p in model.parameters()) >= _LARGE

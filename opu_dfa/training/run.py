@@ -6,7 +6,7 @@ import fcntl
 import json
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,17 +19,18 @@ from torch import nn
 from opu_dfa.config import parse
 from opu_dfa.errors import CheckpointError, RunFolderError
 from opu_dfa.seeds import stream
-from opu_dfa.tasks import Task, build_task
+from opu_dfa.tasks import build_task
 from opu_dfa.training.checkpoint import cannot_write, load_tree, save_tree, write_atomically
 from opu_dfa.training.learner import Learner, build_learner
 from opu_dfa.training.loop import Loop
-from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.metrics import read_metrics
 from opu_dfa.training.operator import Operator
-from opu_dfa.training.plan import refuse_what_cannot_fit
+from opu_dfa.training.plan import is_large, refuse_what_cannot_fit
 from opu_dfa.training.progress import TrainingProgress
+from opu_dfa.training.records import Records
 from opu_dfa.training.report import drawn, print_summary, write_report
 from opu_dfa.training.settings import Method, TrainSettings
-from opu_dfa.training.trackers import Tracker, open_tracker
+from opu_dfa.training.summary import method_titles, result_of, summary_of
 
 CHECKPOINT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -58,18 +59,17 @@ def run_training(config: dict[str, Any], folder: Path, console: Console, checkpo
     settings = parse(TrainSettings, config)
     with alone_in(folder):
         run = _Run(settings, config, folder, console, checkpoint)
+        summary: dict[str, Any] | None = None
         try:
             summary = run.complete()
-        except BaseException:
-            run.close(None)
-            raise
-        run.close(summary)
+        finally:
+            run.close(summary)
     print_summary(summary, console)
     return folder
 
 
 class _Run:
-    """The state of a run: which methods are finished, which is under way, and where its records go."""
+    """A run in one process: its device, its records and its checkpoint."""
 
     def __init__(
         self,
@@ -91,22 +91,12 @@ class _Run:
         self.folder = folder
         self.console = console
         self.task = build_task(settings.task, settings.data)
-        self.finished: dict[str, dict[str, Any]] = saved["finished"] if saved else {}
         self.operator = Operator(settings, self.task, saved["operator"] if saved else None)
-        self._under_way: dict[str, Any] | None = saved["under_way"] if saved else None
-        if saved and saved["data"] != self.task.fingerprint:
-            raise CheckpointError(
-                f"the data have changed since this run began (fingerprint {self.task.fingerprint}, was "
-                f"{saved['data']}): it cannot continue to the same numbers. Restore them, or start a new run."
-            )
-        if not saved:
-            write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
-        self.tracker: Tracker = open_tracker(settings, folder, config, saved["tracker"] if saved else None)
-        self.metrics = MetricsFile(folder / "metrics.jsonl", saved["metrics_offset"] if saved else 0)
+        self.records = Records(settings, self.task, config, folder, saved)
 
     def complete(self) -> dict[str, Any]:
         """Train what is not finished yet, and write what the run leaves."""
-        task, settings = self.task, self.settings
+        task, settings, finished = self.task, self.settings, self.records.finished
         titles = method_titles(settings)
         each = f"windows of {task.items_per_example}" if task.items_per_example > 1 else task.item
         self.console.print(
@@ -115,43 +105,42 @@ class _Run:
             highlight=False,
             soft_wrap=True,
         )
+        large = is_large(settings, task)
         with _stop_requests() as stop, TrainingProgress(self.console, titles, settings.steps, task.item) as progress:
             for method in settings.method:
-                if method not in self.finished:
+                if method not in finished:
+                    if large:
+                        refuse_what_cannot_fit(settings, task, method)
                     with settings.precision():
-                        self.finished[method] = self._train(method, progress, stop)
-                    self._under_way = None
+                        finished[method] = self._train(method, progress, stop)
                     self._checkpoint(None)
-        summary = summary_of(settings, task, self.finished)
+        summary = summary_of(settings, task, finished)
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2).encode())
         write_report(self.folder, summary, read_metrics(self.folder / "metrics.jsonl"))
         return summary
 
     def close(self, summary: dict[str, Any] | None) -> None:
-        self.metrics.close()
         try:
             self.operator.close()
         finally:
-            self.tracker.finish(summary)
+            self.records.close(summary)
 
     def _train(self, method: Method, progress: TrainingProgress, stop: threading.Event) -> dict[str, Any]:
-        refuse_what_cannot_fit(self.settings, self.task, method)
         learner = build_learner(method, self.settings, self.task, self.operator)
 
         def observe(record: dict[str, Any]) -> None:
-            self.metrics.append(record)
-            self.tracker.log(record)
+            self.records.add(record)
             progress.record(record)
             seen.update({k: v for k, v in record.items() if k == "loss" or k.startswith("val_")})
 
         seen: dict[str, float] = {}
         loop = Loop(method, learner, self.task, self.settings, observe)
-        if self._under_way and self._under_way["method"] == method:
+        if begun := self.records.begun(method):
             try:
-                loop.load_state(self._under_way["loop"])
+                loop.load_state(begun.pop("loop"))
             except (KeyError, RuntimeError, ValueError) as error:
                 raise CheckpointError(f"the checkpoint does not fit the run's config.json: {error}") from error
-            seen.update(self._under_way["seen"])
+            seen.update(begun["seen"])
         progress.begin(method, loop.steps_done)
         while not loop.done:
             loop.step()
@@ -201,17 +190,7 @@ class _Run:
         path = self.folder / CHECKPOINT
         if path.exists() and self._newest_is_whole:
             _keep_as(path, self.folder / PREVIOUS)
-        save_tree(
-            path,
-            {
-                "finished": self.finished,
-                "under_way": under_way,
-                "operator": self.operator.state(),
-                "metrics_offset": self.metrics.offset(),
-                "data": self.task.fingerprint,
-                "tracker": self.tracker.identity,
-            },
-        )
+        save_tree(path, {**self.records.state(under_way), "operator": self.operator.state()})
         self._newest_is_whole = True
 
 
@@ -227,58 +206,6 @@ def _load(checkpoint: Path) -> dict[str, Any]:
         if previous == checkpoint or not previous.is_file():
             raise
         raise CheckpointError(f"{error} The one before it is there: opu-dfa train resume={previous}") from error
-
-
-def result_of(loop: Loop, seen: Mapping[str, Any]) -> dict[str, Any]:
-    """What a finished method is reported by, whatever trained it; `seen` is what its records last said."""
-    result: dict[str, Any] = {
-        **{name: value for name, value in seen.items() if name != "loss"},
-        "train_loss": seen["loss"],
-        "learning_rate": getattr(loop.settings.optimizer.lr, loop.method),
-        "seconds": round(loop.seconds, 2),
-        "cpu_seconds": round(loop.cpu_seconds, 2),
-        "items_per_second": round(loop.items_per_second, 1),
-    }
-    if "test" in loop.task.splits:
-        result["test"] = loop.evaluate("test")
-    return result
-
-
-def summary_of(settings: TrainSettings, task: Task, finished: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What `summary.json` holds of a run, from the results of its methods."""
-    methods = {m: {k: v for k, v in r.items() if k != "device"} for m, r in finished.items()}
-    return {
-        "task": task.title,
-        "unit": task.unit,
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "item": task.item,
-        "items_per_step": settings.batch_size * task.items_per_example,
-        "titles": method_titles(settings),
-        "methods": methods,
-        "recovery": recovery({m: r["val_loss"] for m, r in methods.items()}),
-        "test_recovery": recovery({m: r["test"]["loss"] for m, r in methods.items() if "test" in r}),
-        "device": finished.get("dfa", {}).get("device"),
-    }
-
-
-def method_titles(settings: TrainSettings) -> dict[str, str]:
-    """What each method is called where people read it."""
-    kind = "optical" if settings.feedback.get("name") == "optical" else "digital"
-    return {"dfa": f"{kind} DFA", "bp": "backprop", "frozen": "frozen blocks"}
-
-
-def recovery(losses: Mapping[str, float]) -> float | None:
-    """(frozen - DFA) / (frozen - backprop), the share of what backprop gains over frozen blocks that DFA gains too.
-
-    None where a method is missing or backprop gains nothing.
-
-    >>> recovery({"dfa": 1.2, "bp": 1.0, "frozen": 2.0})
-    0.8
-    """
-    if not {"dfa", "bp", "frozen"} <= losses.keys() or losses["frozen"] == losses["bp"]:
-        return None
-    return (losses["frozen"] - losses["dfa"]) / (losses["frozen"] - losses["bp"])
 
 
 def _keep_as(path: Path, second_name: Path) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from opu_dfa.config import Count, Positive, parse, settings
 from opu_dfa.dfa.blocks import resolve_blocks
 from opu_dfa.dfa.broadcast import WIRES
-from opu_dfa.dfa.engine import ErrorAt
 from opu_dfa.dfa.memory import recompute
 from opu_dfa.dfa.pipeline import Pipeline, PipelinedFeedback, chunks
 from opu_dfa.dfa.ranks import Ranks
@@ -217,8 +216,7 @@ def build_stage_learner(
     blocks = list(_blocks(units, model, layout))
     if fresh and ranks.last:
         operator.align_head(model, layout)
-    error_at: ErrorAt = "hidden" if operator.settings.error_at == "hidden" else "output"
-    through = layout.through if error_at == "output" else None
+    error_at, through = operator.settings.route(layout)
     projects = method == "dfa" and (ranks.last or through is None)
     feedback = operator.feedback(model, layout) if projects else None
     shapes = Shapes(units)

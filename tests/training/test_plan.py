@@ -14,7 +14,7 @@ from opu_dfa.models import build_model
 from opu_dfa.seeds import stream
 from opu_dfa.tasks import build_task
 from opu_dfa.training import plan as planning
-from opu_dfa.training.plan import Held, Plan, plan, refuse_what_cannot_fit
+from opu_dfa.training.plan import Held, Plan, is_large, plan, refuse_what_cannot_fit
 from opu_dfa.training.settings import MemorySettings, TrainSettings
 
 SPARED = {"step_in_backward": True, "recompute": True}
@@ -58,9 +58,10 @@ def test_flops_are_those_of_the_formula(default):
     assert plan(digital, task, "dfa").flops == plan(run, task, "dfa").flops + 2 * rows * k * d
 
 
-def test_frozen_blocks_save_nothing(default):
+@pytest.mark.parametrize("tied", [False, True])
+def test_frozen_blocks_save_nothing(default, tied):
     run, task = default
-    found = plan(run, task, "frozen")
+    found = plan(replace(run, model={**run.model, "tie_weights": tied}), task, "frozen")
     assert [part.saved for part in found.parts[:-1]] == [0] * 6
     assert found.parts[-1].saved > 0
 
@@ -130,6 +131,7 @@ def test_a_billion_parameters_are_planned_without_being_made(monkeypatch):
     run = composed("experiment=gpt-1b")
     task = build_task(run.task, run.data)
     monkeypatch.setattr(planning, "available_memory", lambda device: 17 * 10**9)
+    assert is_large(run, task)
     refuse_what_cannot_fit(run, task, "dfa")
     backprop = replace(
         run,
@@ -141,6 +143,12 @@ def test_a_billion_parameters_are_planned_without_being_made(monkeypatch):
         refuse_what_cannot_fit(backprop, task, "bp")
 
 
-def test_small_models_are_not_planned(default, monkeypatch):
-    monkeypatch.setattr(planning, "available_memory", lambda device: 1)
-    refuse_what_cannot_fit(*default, "bp")
+def test_small_models_are_not_planned(default):
+    assert not is_large(*default)
+
+
+def test_a_graph_network_is_planned():
+    """Its blocks' backward passes by themselves reach modules with gradient hooks of their own."""
+    run = composed("experiment=climate")
+    reckoned = plan(run, build_task(run.task, run.data), "dfa")
+    assert reckoned.flops > reckoned.forward_flops > 0
