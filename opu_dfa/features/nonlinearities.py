@@ -24,12 +24,13 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import hermite_e
-from scipy import special
+from scipy import interpolate, special
 
 from opu_dfa.errors import ConfigError
 
 _NODES = 200  # of Gauss-Hermite quadrature, where there is no closed form
 _ORDERS = 60  # coefficients that a kernel without a closed form is summed from
+_TABLED = (2.0**-20, 2.0**6)  # variances that they are tabled for
 
 Array = np.ndarray
 
@@ -61,8 +62,7 @@ class Nonlinearity(ABC):
         Without a closed form, the sum of the first 60 coefficients: exact to rounding for smooth functions of moderate
         variance.
         """
-        xx, yy, xy = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (xx, yy, xy)))
-        left, right = self.coefficients(xx, _ORDERS), self.coefficients(yy, _ORDERS)
+        left, right = self._tabled(xx), self._tabled(yy)
         c = correlation(xx, yy, xy)
         total = np.zeros(c.shape)
         for a, b in zip(left[::-1], right[::-1], strict=True):  # Horner's scheme in c
@@ -79,6 +79,14 @@ class Nonlinearity(ABC):
         unique, place = np.unique(s, return_inverse=True)
         values = self(np.sqrt(unique)[:, None] * nodes) * weights
         return (values @ _hermite(orders).T).T[:, place].reshape(orders, *s.shape)
+
+    def _tabled(self, variance: Array) -> Array:
+        """The first 60 coefficients, interpolated to rounding where the table reaches: recursions ask for millions."""
+        s = np.asarray(variance, dtype=np.float64)
+        least, most = _TABLED
+        if not ((s >= least) & (s <= most)).all():
+            return self.coefficients(s, _ORDERS)
+        return np.ascontiguousarray(np.moveaxis(_table(self)(np.log(s)), -1, 0))
 
 
 @dataclass(frozen=True)
@@ -229,7 +237,7 @@ class Intensity(Nonlinearity):
 class BinaryIntensity(Nonlinearity):
     """f(z) = 1 where |z|² > threshold, otherwise 0: a camera's counts cut to one bit.
 
-    The kernel is a probability, P(|u|² > t, |v|² > t), of Marcum's function by quadrature.
+    The kernel is a probability, P(|u|² > t, |v|² > t), of two of Marcum's functions (Schwartz, Bennett, Stein 1966).
     """
 
     threshold: float = 1.0
@@ -248,14 +256,13 @@ class BinaryIntensity(Nonlinearity):
         return (intensity > self.threshold).astype(intensity.dtype)
 
     def kernel(self, xx: Array, yy: Array, xy: Array) -> Array:
-        xx, yy, xy = np.broadcast_arrays(*(np.asarray(a) for a in (xx, yy, xy)))
-        r = np.minimum(np.abs(xy) ** 2 / np.maximum(xx * yy, np.finfo(float).tiny), 1 - 1e-12)
-        a, b = self.threshold / xx, self.threshold / yy
-        # Given x = |u|²/xx, 2|v|²/yy/(1 - r) is a noncentral χ² of two degrees; x - a is exponential.
-        nodes, weights = special.roots_laguerre(64)
-        x = a[..., None] + nodes
-        spread = (1 - r)[..., None] / 2
-        return np.exp(-a) * (_survival(b[..., None] / spread, r[..., None] * x / spread) @ weights)
+        rho = correlation(xx, yy, np.abs(xy))
+        # Given u, √2 |v| / √(yy (1 - ρ²)) is the modulus of a normal vector with a mean, and the other way round.
+        a, b = (np.sqrt(self.threshold / np.maximum(s, 1e-100)) for s in (xx, yy))
+        sharp = np.sqrt(2 / np.maximum(1 - rho * rho, 1e-14))
+        of_u = np.exp(-a * a) * (1 - _marcum(sharp * b, sharp * rho * a))
+        both = of_u + np.exp(-b * b) * _marcum(sharp * rho * b, sharp * a)
+        return np.where(rho == 1, np.exp(-(np.maximum(a, b) ** 2)), both)
 
     def coefficients(self, variance: float | Array, orders: int) -> Array:
         t = self.threshold / np.asarray(variance, dtype=np.float64)
@@ -270,8 +277,8 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
 }
 
 
-def nonlinearity(name: str) -> Nonlinearity:
-    """The nonlinearity of a name.
+def nonlinearity(name: str | Nonlinearity) -> Nonlinearity:
+    """The nonlinearity of a name; one that is given is given back.
 
     Raises:
         ConfigError: there is none.
@@ -279,20 +286,30 @@ def nonlinearity(name: str) -> Nonlinearity:
     >>> nonlinearity("relu")
     Relu()
     """
+    if isinstance(name, Nonlinearity):
+        return name
     if name not in NONLINEARITIES:
         raise ConfigError(f"there is no nonlinearity {name!r}; choose one of {', '.join(NONLINEARITIES)}")
     return NONLINEARITIES[name]
 
 
 def correlation(xx: Array, yy: Array, xy: Array) -> Array:
-    """xy / √(xx yy), between -1 and 1 whatever the rounding; 0 where a variance vanishes."""
+    """xy / √(xx yy), between -1 and 1; 0 where a variance vanishes, and exactly ±1 within 1e-14.
+
+    Kernels of discontinuous functions fall by √(1 - c) from c = 1: a rounding error of 1e-16 is one of 1e-8 in them,
+    and a recursion takes the root of that again, until a series is not itself any more.
+    """
     scale = np.sqrt(np.asarray(xx, dtype=np.float64) * np.asarray(yy, dtype=np.float64))
-    return np.clip(np.divide(xy, scale, out=np.zeros(np.broadcast(xy, scale).shape), where=scale > 0), -1, 1)
+    c = np.divide(xy, scale, out=np.zeros(np.broadcast(xy, scale).shape), where=scale > 0)
+    return np.where(np.abs(c) > 1 - 1e-14, np.sign(c), c)
 
 
-def _survival(x: Array, noncentrality: Array) -> Array:
-    """P(χ² > x) of two degrees of freedom: Marcum's Q₁ of the roots."""
-    return 1 - special.chndtr(x, 2, noncentrality)
+def _marcum(mean: Array, x: Array) -> Array:
+    """Marcum's Q₁, P(|m + g| > x) of a normal vector g in the plane; of a long mean its normal limit, to 1/m²."""
+    near = np.minimum(mean, 1e4)
+    gap = mean - x
+    limit = special.ndtr(gap) + np.exp(-gap * gap / 2) / (2 * math.sqrt(2 * math.pi) * np.maximum(near, 1e4))
+    return np.where(mean < 1e4, 1 - special.chndtr(x * x, 2, near * near), limit)
 
 
 def _step_coefficients(variance: float | Array, orders: int, mean: float) -> Array:
@@ -322,3 +339,12 @@ def _hermite(orders: int) -> Array:
     for k in range(1, orders - 1):
         rows.append((nodes * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
     return np.array(rows[:orders])
+
+
+@lru_cache(maxsize=4)
+def _table(f: Nonlinearity) -> interpolate.BSpline:
+    """log variance → the first coefficients: a spline of degree 7, whose error is below rounding for smooth f."""
+    logs = np.linspace(math.log(_TABLED[0]), math.log(_TABLED[1]), 1024)
+    # The ends are widened by a rounding error, so that both belong to the table.
+    logs[0], logs[-1] = np.nextafter(logs[0], -np.inf), np.nextafter(logs[-1], np.inf)
+    return interpolate.make_interp_spline(logs, f.coefficients(np.exp(logs), _ORDERS).T, k=7)

@@ -1,6 +1,8 @@
 """Reservoirs, their recurrent kernels, forecasters built of them, and the chaotic systems they are tried on."""
 
 from opu_dfa.reservoir.data import SERIES, load_csv, load_series
+from opu_dfa.reservoir.kernel import RecurrentKernel
+from opu_dfa.reservoir.kernel_forecaster import RecurrentKernelForecaster
 from opu_dfa.reservoir.local import LocalForecaster
 from opu_dfa.reservoir.metrics import (
     PredictionTime,
@@ -19,6 +21,8 @@ __all__ = [
     "SYSTEMS",
     "LocalForecaster",
     "PredictionTime",
+    "RecurrentKernel",
+    "RecurrentKernelForecaster",
     "Reservoir",
     "ReservoirForecaster",
     "System",

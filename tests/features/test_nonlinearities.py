@@ -99,11 +99,27 @@ def test_gram_matrices_broadcast_and_values_keep_their_precision(f):
 def test_a_binary_intensity_of_independent_fields_is_a_product_of_exponentials():
     f = nonlinearity("binary-intensity")
     assert float(f.kernel(0.5, 2.0, 0.0)) == pytest.approx(math.exp(-1 / 0.5 - 1 / 2.0), rel=1e-9)
-    assert float(f.kernel(0.5, 0.5, 0.5)) == pytest.approx(math.exp(-2), rel=1e-3)  # near r = 1 quadrature is coarse
+    assert float(f.kernel(0.5, 2.0, 1.0)) == pytest.approx(math.exp(-2), rel=1e-9)  # one field, the darker decides
+
+
+@pytest.mark.parametrize("apart", [1e-4, 1e-7, 1e-8, 1e-10, 1e-12])
+def test_a_binary_intensity_of_almost_one_field_leaves_one_by_its_density_at_the_threshold(apart):
+    """Moduli near the threshold √t = 1 differ by a normal variable of variance (1 - ρ²)/2: one is below and the other
+    above with probability p(1) E|difference| / 2 = e⁻¹ √((1 - ρ²) / π), to the next order 1 - ρ² and rounding of ρ²."""
+    lost = math.exp(-1) - float(nonlinearity("binary-intensity").kernel(1.0, 1.0, math.sqrt(1 - apart)))
+    rounding = np.finfo(float).eps / apart
+    assert lost == pytest.approx(math.exp(-1) * math.sqrt(apart / math.pi), rel=apart + 2 * rounding, abs=1e-10)
+
+
+def test_tabled_coefficients_are_those_of_quadrature():
+    s = np.array([2.0**-20, 3e-4, 0.1, 1.0, 7.3, 2.0**6])
+    assert Tanh()._tabled(s) == pytest.approx(Tanh().coefficients(s, 60), abs=1e-14)
+    assert np.array_equal(Tanh()._tabled(100.0), Tanh().coefficients(100.0, 60))  # beyond the table
 
 
 def test_a_correlation_is_one_at_most_and_of_nothing_zero():
     assert correlation(1.0, 1.0, 1.0 + 1e-12) == 1
+    assert correlation(1.0, 1.0, -1.0 + 1e-15) == -1  # rounding errors, of which √(1 - c) would make much
     assert correlation(0.0, 1.0, 0.0) == 0
 
 
@@ -117,3 +133,7 @@ def test_an_unknown_nonlinearity_names_those_there_are():
         nonlinearity("sigmoid")
     with pytest.raises(ConfigError, match="threshold of at least 0, got -1"):
         type(nonlinearity("binary-intensity"))(-1)
+
+
+def test_a_nonlinearity_that_is_given_is_given_back():
+    assert nonlinearity(Tanh()) == Tanh()
