@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
 
 from hardware import OPU
-from opu_dfa.errors import ConfigError, DivergedError
-from opu_dfa.features import Nonlinearity, nonlinearity
+from opu_dfa.errors import ConfigError, DataError, DivergedError
+from opu_dfa.features import NONLINEARITIES, Nonlinearity
+from opu_dfa.features import nonlinearity as _nonlinearity
 from opu_dfa.reservoir.optical import IntensityOptics, LinearOptics
 from opu_dfa.reservoir.projections import (
     Array,
@@ -74,20 +76,26 @@ class Reservoir:
         redraw: bool = False,
         seed: int = 0,
     ) -> None:
-        for name, count in (("n_units", n_units), ("n_inputs", n_inputs), ("n_layers", n_layers)):
-            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
-                raise ConfigError(f"{name} is an integer of at least 1, got {count!r}")
+        counts = {"n_units": (n_units, 1), "n_inputs": (n_inputs, 1), "n_layers": (n_layers, 1), "seed": (seed, 0)}
+        for name, (count, least) in counts.items():
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < least:
+                raise ConfigError(f"{name} is an integer of at least {least}, got {count!r}")
         scales = {"spectral_radius": spectral_radius, "input_scale": input_scale, "bias_scale": bias_scale}
         for name, scale in scales.items():
-            if not 0 <= scale < math.inf:
+            if not isinstance(scale, Real) or not 0 <= scale < math.inf:
                 raise ConfigError(f"{name} is a number of at least 0, got {scale!r}")
         for name, share in (("leak_rate", leak_rate), ("density", density)):
-            if not 0 < share <= 1:
+            if not isinstance(share, Real) or not 0 < share <= 1:
                 raise ConfigError(f"{name} is in (0, 1], got {share!r}")
         if redraw and projection != "dense":
             raise ConfigError(f'matrices are drawn anew at every step with projection="dense" only, got {projection!r}')
         self.n_units, self.n_inputs, self.n_layers = int(n_units), int(n_inputs), int(n_layers)
-        self.nonlinearity = _found(nonlinearity)
+        self.nonlinearity = _nonlinearity(nonlinearity)
+        if not isinstance(projection, OPU) and self.nonlinearity.name not in NONLINEARITIES:
+            raise ConfigError(
+                f"{self.nonlinearity.name!r} is not compiled for reservoirs on the CPU, whose nonlinearity is one of "
+                f"{', '.join(NONLINEARITIES)}"
+            )
         self._layers: list[tuple[Projection, Update]] = []
         for layer in range(n_layers):
             complex_field = self.nonlinearity.field == "complex"
@@ -120,38 +128,52 @@ class Reservoir:
         return np.zeros((self.n_layers, batch, self.n_units), np.float32)
 
     def run(self, inputs: Array, state: Array | None = None) -> tuple[Array, Array]:
-        """All states under inputs `(batch, steps, d)`: `(batch, steps, n_layers · N)`, and the last, as `rest`'s."""
+        """All states under inputs `(batch, steps, d)`: `(batch, steps, n_layers · N)`, and the last, as `rest`'s.
+
+        Raises:
+            DataError: inputs or a state of another shape, or not finite.
+            DivergedError: the states are not finite any more.
+        """
         state = self.rest(len(inputs)) if state is None else state.copy()
+        self._check(inputs, state)
         return self._block(inputs, state), state
 
     def blocks(self, inputs: Array, state: Array) -> Iterator[tuple[slice, Array]]:
         """`run` in pieces: slices of the steps and their states; `state` is left at the last of them.
 
         Raises:
-            DivergedError: the states are not finite any more.
+            DataError, DivergedError: as `run`.
         """
+        self._check(inputs, state)
         batch, steps, _ = inputs.shape
         size = max(_BLOCK // (batch * self.n_layers * self.n_units), 1)
         for start in range(0, steps, size):
             part = slice(start, min(start + size, steps))
             yield part, self._block(inputs[:, part], state)
 
+    def _check(self, inputs: Array, state: Array) -> None:
+        """Compiled loops do not look whether an index is inside."""
+        if inputs.ndim != 3 or inputs.shape[2] != self.n_inputs:
+            raise DataError(f"a reservoir's inputs are (batch, steps, {self.n_inputs}), got {inputs.shape}")
+        if state.shape != (self.n_layers, len(inputs), self.n_units):
+            raise DataError(
+                f"the state of {len(inputs)} series is {(self.n_layers, len(inputs), self.n_units)}, got {state.shape}"
+            )
+
     def _block(self, inputs: Array, state: Array) -> Array:
         batch, steps, _ = inputs.shape
         found = []
-        inputs = np.ascontiguousarray(inputs, np.float32)
+        given = inputs = np.ascontiguousarray(inputs, np.float32)
         for (projection, update), at in zip(self._layers, state, strict=True):
             states = np.empty((batch, steps, self.n_units), np.float32)
             projection.run(states, at, inputs, update)
             found.append(states)
             inputs = states
         if not np.isfinite(state).all():
+            if not np.isfinite(given).all():
+                raise DataError("the inputs of a reservoir are not finite; look for NaN or infinities in the series")
             raise DivergedError(
                 f"the reservoir's states have grown beyond all bounds: {self.nonlinearity.name} units are unbounded. "
                 "Choose a smaller spectral_radius, or bounded units such as erf."
             )
         return found[0] if self.n_layers == 1 else np.concatenate(found, axis=2)
-
-
-def _found(chosen: str | Nonlinearity) -> Nonlinearity:
-    return chosen if isinstance(chosen, Nonlinearity) else nonlinearity(chosen)

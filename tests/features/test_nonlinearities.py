@@ -7,7 +7,8 @@ import pytest
 from scipy import integrate, special
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.features.nonlinearities import NONLINEARITIES, Erf, Nonlinearity, Relu, Tanh, correlation, nonlinearity
+from opu_dfa.features.nonlinearities import NONLINEARITIES, Erf, Relu, Tanh, nonlinearity
+from opu_dfa.features.pointwise import Nonlinearity, correlation
 
 EACH = pytest.mark.parametrize("f", NONLINEARITIES.values(), ids=str)
 POINTS = [(0.7, 1.3, 0.5), (1.0, 1.0, -0.6), (0.2, 2.0, 0.0), (0.5, 0.5, 0.49)]
