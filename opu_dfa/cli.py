@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ usage: opu-dfa <verb> [group=choice] [key=value] ...
 
 verbs
   train      train a model by direct feedback alignment, beside backprop and frozen blocks
+  forecast   continue a chaotic system or your series by a reservoir, beside its infinitely wide limit
   device     info | calibrate | fidelity | serve | bench: look at an optical device, or offer it to others
 
   opu-dfa train                       the default: a small GPT on Python's documentation, no network, no device
@@ -32,13 +31,17 @@ verbs
   opu-dfa train --multirun seed=0,1   a sweep, and one table of its jobs; hydra/launcher=joblib for jobs in parallel
   opu-dfa train --plan model=gpt-1b   memory, FLOPs, frames and energy of a run, before it runs
   opu-dfa train --cfg job             show every setting
+  opu-dfa forecast                    the default: Kuramoto-Sivashinsky, a structured reservoir and its recurrent kernel
+  opu-dfa forecast system=lorenz63    another system with the settings that fit it (configs/system)
+  opu-dfa forecast series=FILE.csv    your own series, a row a step; or sunspots, co2, santa-fe
+  opu-dfa forecast projection=opu     an optical reservoir; or dense, sparse
+  opu-dfa forecast search=20          find better settings first, in 20 trials
+  opu-dfa forecast resume=RUN         continue an interrupted run
   opu-dfa device info                 what the simulated device is; opu=auto, lighton or remote for another
   opu-dfa device fidelity opu.preset=anchor
                                       how faithful it is, as numbers and a figure
   opu-dfa device serve                offer it on a local socket: opu=remote in any other run
 """
-
-LAUNCHERS = {"joblib": "sweep", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}  # and their extras
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,29 +63,57 @@ def train(overrides: list[str]) -> int:
     """`opu-dfa train`: a new run, or `resume=RUN`."""
     from rich.console import Console
 
-    from opu_dfa.config import config_folder
-    from opu_dfa.errors import ConfigError, UserError
+    from opu_dfa.composing import compose_and_run
+    from opu_dfa.errors import UserError
 
-    console = Console()
     try:
         if "--plan" in overrides:
-            return _hydra("train", "train", [w for w in overrides if w != "--plan"], config_folder(), _plan)
-        resumed = [word.partition("=")[2] for word in overrides if word.startswith("resume=")]
-        if resumed and resumed[-1] not in ("null", ""):
-            if len(overrides) > 1:
-                raise ConfigError(
-                    "resume= continues a run with the settings it began with; leave out the other settings: "
-                    + " ".join(word for word in overrides if not word.startswith("resume="))
-                )
-            return _resume(resumed[-1], console)
-        return _hydra("train", "train", overrides, config_folder(), _train_composed)
+            return compose_and_run("train", "train", [w for w in overrides if w != "--plan"], _plan)
+        resumed = _resumed(overrides)
+        if resumed:
+            return _resume(resumed, Console())
+        return compose_and_run("train", "train", overrides, _train_composed, _resume)
     except UserError as error:
         return _fail(str(error))
 
 
+def forecast(overrides: list[str]) -> int:
+    """`opu-dfa forecast`: a new run, or `resume=RUN`."""
+    from rich.console import Console
+
+    from opu_dfa.composing import compose_and_run
+    from opu_dfa.errors import UserError
+
+    named = {word.partition("=")[0] for word in overrides}
+    if "series" in named and "system" not in named:
+        overrides = [*overrides, "system=series"]  # no system, and settings that fit short real series
+    try:
+        resumed = _resumed(overrides)
+        if resumed:
+            return _forecast(Console(), *_begun(resumed))
+        return compose_and_run("forecast", "forecast", overrides, _forecast)
+    except UserError as error:
+        return _fail(str(error))
+
+
+def _resumed(overrides: list[str]) -> str | None:
+    """The run that `resume=` names, which takes no settings beside it."""
+    from opu_dfa.errors import ConfigError
+
+    others = [word for word in overrides if not word.startswith("resume=")]
+    resumed = [word.partition("=")[2] for word in overrides if word not in others]
+    if not resumed or resumed[-1] in ("null", ""):
+        return None
+    if others or len(resumed) > 1:
+        raise ConfigError(
+            "resume= continues a run with the settings it began with; leave out the other settings: " + " ".join(others)
+        )
+    return resumed[-1]
+
+
 def device(words: list[str]) -> int:
     """`opu-dfa device ACTION`."""
-    from opu_dfa.config import config_folder
+    from opu_dfa.composing import compose_and_run
     from opu_dfa.device import ACTIONS
     from opu_dfa.errors import UserError
 
@@ -90,7 +121,7 @@ def device(words: list[str]) -> int:
     if action not in ACTIONS:
         return _fail(f"opu-dfa device does {', '.join(ACTIONS)}; got {action}. See opu-dfa --help.")
     try:
-        return _hydra(f"device {action}", "device", words[1:], config_folder(), partial(_device, action))
+        return compose_and_run(f"device {action}", "device", words[1:], partial(_device, action))
     except UserError as error:
         return _fail(str(error))
 
@@ -109,9 +140,43 @@ def _device(action: str, console: Console, config: dict[str, Any], folder: Path)
     return 0
 
 
-def _resume(where: str, console: Console) -> int:
+def _forecast(console: Console, config: dict[str, Any], folder: Path) -> int:
+    from hardware import DeviceError
+    from opu_dfa.errors import UserError
+
+    _log_to(console)  # before what is imported next: libraries have things to say when they are
+    from opu_dfa.forecast.run import run_forecast
+
+    try:
+        run_forecast(config, folder, console)
+    except KeyboardInterrupt:
+        print(f"Stopped; what is done is written. Continue with: opu-dfa forecast resume={_shown(folder)}")
+        return 130
+    except (UserError, DeviceError) as error:
+        return _fail(str(error))
+    print(_shown(folder))
+    return 0
+
+
+def _begun(where: str) -> tuple[dict[str, Any], Path]:
+    """The settings and the folder of a run that has begun."""
     import json
 
+    from opu_dfa.errors import CheckpointError
+
+    folder = Path(where).expanduser()
+    settings = folder / "config.json"
+    if not settings.is_file():
+        raise CheckpointError(
+            f"resume={where}: there is no {settings}. Give the folder of a run, as the run printed it."
+        )
+    try:
+        return json.loads(settings.read_text()), folder
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{settings} is damaged: {error}") from error
+
+
+def _resume(where: str, console: Console) -> int:
     from opu_dfa.errors import CheckpointError
     from opu_dfa.training.run import CHECKPOINT
 
@@ -119,17 +184,12 @@ def _resume(where: str, console: Console) -> int:
     checkpoint = place / CHECKPOINT if place.is_dir() else place
     if (place / "checkpoints").is_dir():  # a run over ranks
         checkpoint = place / "checkpoints"
-    settings = checkpoint.parent / "config.json"
-    if not checkpoint.exists() or not settings.is_file():
-        missing = settings if checkpoint.exists() else checkpoint
+    if not checkpoint.exists():
         raise CheckpointError(
-            f"resume={where}: there is no {missing}. Give the folder of a run, as the run printed it."
+            f"resume={where}: there is no {checkpoint}. Give the folder of a run, as the run printed it."
         )
-    try:
-        config = json.loads(settings.read_text())
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{settings} is damaged: {error}") from error
-    return _train(config, checkpoint.parent, console, checkpoint)
+    config, folder = _begun(str(checkpoint.parent))
+    return _train(config, folder, console, checkpoint)
 
 
 def _train_composed(console: Console, config: dict[str, Any], folder: Path) -> int:
@@ -153,56 +213,6 @@ def _plan(console: Console, config: dict[str, Any], folder: Path) -> int:
         return 0 if print_plans(settings, build_task(settings.task, settings.data), console) else 2
     except UserError as error:
         return _fail(str(error))
-
-
-def _hydra(
-    words: str, name: str, overrides: list[str], folder: Path, run: Callable[[Console, dict[str, Any], Path], int]
-) -> int:
-    """Compose the configuration `name` and run; Hydra handles multirun, launchers and --cfg."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from opu_dfa import sweep
-    from opu_dfa.errors import ConfigError
-
-    codes: list[int] = []
-    parent = os.getpid()
-
-    def job(config: DictConfig) -> None:  # a launcher may run it in another process
-        from rich.console import Console
-
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        place = Path(HydraConfig.get().runtime.output_dir)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            begin, resume = (lambda console: run(console, plain, place)), partial(_resume, str(place))
-            codes.append(sweep.run_job(begin, resume, place, parent))
-        else:
-            codes.append(run(Console(), plain, place))
-        if codes[-1] == 130:  # an interruption ends a sweep too
-            raise SystemExit(130)
-
-    ours = "HYDRA_FULL_ERROR" not in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it would print and exit on
-    program = sys.argv
-    sys.argv = [f"opu-dfa {words}", *overrides]
-    try:
-        with sweep.tabled(codes):
-            hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_composition_message(error, words, name, overrides, folder)) from error
-    except OSError as error:
-        from opu_dfa.training.checkpoint import cannot_write
-
-        raise cannot_write(Path(error.filename or "the run folder"), error) from error
-    finally:
-        sys.argv = program
-        if ours:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-    return max(codes, default=0)
 
 
 def _train(config: dict[str, object], folder: Path, console: Console, checkpoint: Path | None = None) -> int:
@@ -232,39 +242,6 @@ def _train(config: dict[str, object], folder: Path, console: Console, checkpoint
     return 0
 
 
-def _composition_message(error: Exception, words: str, name: str, overrides: list[str], folder: Path) -> str:
-    """Hydra's complaint as one paragraph, with the nearest setting that exists."""
-    shown = f"`opu-dfa {words} --cfg job` shows every setting."
-    unknown = re.search(r"Could not override '([^']+)'", str(error))
-    if unknown:
-        near = difflib.get_close_matches(unknown[1], _known_settings(folder, name), n=1)
-        return f"there is no setting {unknown[1]!r}" + (f"; did you mean {near[0]}? " if near else ". ") + shown
-    launcher = re.search(r"Could not find 'hydra/launcher/([^']+)'", str(error))
-    if launcher and launcher[1] in LAUNCHERS:
-        extra = LAUNCHERS[launcher[1]]
-        return f"hydra/launcher={launcher[1]} is not installed: pip install 'opu-dfa[{extra}]'. See docs/sweeps.md."
-    reason = " ".join(str(error).partition("Config search path")[0].split())
-    return f"the settings {' '.join(overrides)} do not fit: {reason}. {shown}"
-
-
-def _known_settings(folder: Path, name: str) -> list[str]:
-    """The dotted names of all settings of the default run."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        config = compose(name)
-
-    def names(section: Any, prefix: str) -> Iterator[str]:
-        for key in section:
-            yield f"{prefix}{key}"
-            if hasattr(section[key], "keys"):
-                yield from names(section[key], f"{prefix}{key}.")
-
-    return list(names(config, ""))
-
-
 def _log_to(console: Console) -> None:
     from rich.logging import RichHandler
 
@@ -282,7 +259,7 @@ def _fail(message: str) -> int:
     return 2
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "device": device}
+VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "forecast": forecast, "device": device}
 
 if __name__ == "__main__":
     main()

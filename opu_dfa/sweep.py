@@ -1,4 +1,4 @@
-"""A sweep (`opu-dfa train --multirun`): each job in a folder of its own with its log, and one table of them all."""
+"""A sweep (`opu-dfa VERB --multirun`): each job in a folder of its own with its log, and one table of them all."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ class SweepError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Job:
-    """A row of the table. `error` is None for a job that went well; losses are those of its `summary.json`."""
+    """A row of the table. `error` is None for a job that went well."""
 
     job: str  # its folder in the sweep's
     overrides: dict[str, str]
-    val_loss: dict[str, float]  # by method
+    scores: dict[str, float]  # of its `summary.json`: by method the validation loss, by model the prediction time
     recovery: float | None
     threads: int
     error: str | None
+    best: str  # the "lowest" score, or the "highest"
 
 
 @contextmanager
@@ -125,7 +126,7 @@ def run_job(begin: Callable[[Console], int], resume: Callable[[Console], int], f
     problem = None if code == 0 else STOPPED if code == 130 else said[-1].removeprefix("error: ") or f"exit code {code}"
     (folder / RECORD).write_text(json.dumps(record | {"code": code, "error": problem}))
     job = _job(folder, folder.name)
-    print(f"{job.job}: {' '.join(overrides)}: {job.error or _losses(job)}", flush=True)
+    print(f"{job.job}: {' '.join(overrides)}: {job.error or _scores(job)}", flush=True)
     return code
 
 
@@ -147,7 +148,7 @@ def core_share(launcher: Mapping[str, Any]) -> int:
 
 
 def finish(folder: Path, console: Console) -> int:
-    """Write `sweep.json` and `sweep.csv` of a sweep's folder and print the table, the lowest DFA loss first.
+    """Write `sweep.json` and `sweep.csv` of a sweep's folder and print the table, the best first.
 
     Returns:
         0 if all jobs went well, otherwise 2.
@@ -180,12 +181,12 @@ def finish(folder: Path, console: Console) -> int:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The jobs that have begun in a sweep's folder, the lowest loss first: of DFA where it was trained."""
+    """The jobs that have begun in a sweep's folder, the best first: by DFA where it was trained, or the reservoir."""
     jobs = [_job(path.parent, str(path.parent.relative_to(folder))) for path in folder.rglob(RECORD)]
 
     def rank(job: Job) -> tuple[float, str]:
-        loss = next((job.val_loss[m] for m in ("dfa", "bp", "frozen") if m in job.val_loss), math.inf)
-        return math.inf if math.isnan(loss) else loss, job.job
+        score = next((job.scores[m] for m in ("dfa", "bp", "frozen", "reservoir") if m in job.scores), math.nan)
+        return math.inf if math.isnan(score) else -score if job.best == "highest" else score, job.job
 
     return sorted(jobs, key=rank)
 
@@ -197,10 +198,11 @@ def _job(folder: Path, name: str) -> Job:
     return Job(
         job=name,
         overrides=dict(word.split("=", 1) for word in record["overrides"] if "=" in word),
-        val_loss={method: result["val_loss"] for method, result in summary.get("methods", {}).items()},
+        scores=summary.get("scores", {m: result["val_loss"] for m, result in summary.get("methods", {}).items()}),
         recovery=summary.get("recovery"),
         threads=record["threads"],
         error=record["error"],
+        best=summary.get("best", "lowest"),
     )
 
 
@@ -213,7 +215,7 @@ def _row(job: Job) -> dict[str, Any]:
     return {
         "job": job.job,
         **job.overrides,
-        **job.val_loss,
+        **job.scores,
         "recovery": job.recovery,
         "threads": job.threads,
         "error": job.error,
@@ -226,5 +228,5 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else shorten(str(value), 60, placeholder=" …")
 
 
-def _losses(job: Job) -> str:
-    return ", ".join(f"{method} {loss:.4f}" for method, loss in job.val_loss.items()) or "done"
+def _scores(job: Job) -> str:
+    return ", ".join(f"{name} {score:.4f}" for name, score in job.scores.items()) or "done"

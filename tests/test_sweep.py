@@ -50,12 +50,12 @@ def test_parallel_jobs_share_the_cores_and_a_failed_one_stands_in_the_table(tmp_
     jobs = json.loads((tmp_path / "sweep/sweep.json").read_text())
     assert [job["job"] for job in jobs] == ["1", "0"]
     assert {job["threads"] for job in jobs} == {min(8, max(joblib.cpu_count() // 2, 1))}
-    assert {job["job"]: job["val_loss"]["dfa"] for job in jobs if job["val_loss"]} == losses(tmp_path / "sweep")
+    assert {job["job"]: job["scores"]["dfa"] for job in jobs if job["scores"]} == losses(tmp_path / "sweep")
     assert "optimizer.lr.dfa=-1 does not fit" in jobs[1]["error"]
     with open(tmp_path / "sweep/sweep.csv") as file:
         table = list(csv.DictReader(file))
     assert [row["optimizer.lr.dfa"] for row in table] == ["0.001", "-1"]
-    assert float(table[0]["dfa"]) == jobs[0]["val_loss"]["dfa"]
+    assert float(table[0]["dfa"]) == jobs[0]["scores"]["dfa"]
     assert ran.stdout.splitlines()[-1] == "sweep"
 
 
@@ -67,7 +67,7 @@ def test_jobs_of_submitit_keep_to_their_cores(tmp_path):
     assert ran.returncode == 0, ran.stderr
     (job,) = read_jobs(tmp_path / "sweep")
     assert job.threads == 1
-    assert job.val_loss["dfa"] == losses(tmp_path / "sweep")["0"]
+    assert job.scores["dfa"] == losses(tmp_path / "sweep")["0"]
 
 
 def ended(folder: Path, job: str, rate: str, loss: float | None, error: str | None = None) -> None:
