@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale fidelity results dfa scale scaling clean help
+.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale bench-reservoir studies fidelity results dfa scale scaling clean help
 
 help:
 	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
@@ -13,6 +13,8 @@ help:
 	@echo "make bench-dfa  CPU time of a DFA step against a backprop step"
 	@echo "make bench-device  the simulated device against lightonml's and this machine's limits: docs/bench-device.md"
 	@echo "make fidelity   how faithful each simulated device is: docs/device-fidelity.md"
+	@echo "make bench-reservoir  reservoirs against reservoirpy, and how far they forecast: docs/bench-reservoir.md"
+	@echo "make studies    theory next to experiment, claims checked: docs/studies"
 	@echo "make dfa        every architecture by DFA, backprop and frozen blocks, over seeds: docs/dfa.md (hours)"
 	@echo "make bench-scale  memory of a step, bytes and bubbles of a pipeline over processes: docs/bench-scale.md"
 	@echo "make scale      1.2 billion parameters on this machine, an hour or two: docs/scale.md"
@@ -45,6 +47,12 @@ bench-device: $(VENV)/.ready
 
 bench-scale: $(VENV)/.ready
 	$(BIN)/python scripts/bench/scale.py
+
+bench-reservoir: $(VENV)/.ready
+	$(BIN)/python scripts/bench/reservoir.py
+
+studies: $(VENV)/.ready
+	$(BIN)/python scripts/study.py $(ARGS)
 
 scale: $(VENV)/.ready
 	$(BIN)/python scripts/scale.py
