@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from hardware import OPU
 from opu_dfa.errors import CheckpointError, ConfigError, DataError
 from opu_dfa.reservoir import saving
 from opu_dfa.reservoir.series import Array, Scale, as_series, as_targets, is_many
@@ -103,12 +104,13 @@ class Forecaster(RegressorMixin, BaseEstimator, ABC):
         """R² of the predictions, of next steps if `y` is None, averaged over channels."""
         from sklearn.metrics import r2_score
 
+        check_is_fitted(self)
         if (y is None) != self.forecasts_:
             raise DataError("score a model fitted to next steps without y, and one fitted to targets with y")
         predicted = self.predict(X)
         if not is_many(X):
-            predicted, X, y = [predicted], [np.asarray(X)], [y]
-        truth = [np.asarray(u)[1:] for u in X] if y[0] is None else [np.asarray(t) for t in y]
+            predicted, X, y = [predicted], [X], [y]
+        truth = [np.asarray(u)[1:] for u in X] if self.forecasts_ else [np.asarray(t) for t in y]
         ours = [p[: len(t)] for p, t in zip(predicted, truth, strict=True)]
         return float(r2_score(np.concatenate(truth), np.concatenate(ours), sample_weight=sample_weight))
 
@@ -174,7 +176,7 @@ class Forecaster(RegressorMixin, BaseEstimator, ABC):
         given = {name: np.shape(array)[1:] for name, array in state.items()}
         if given != shapes:
             raise DataError(f"this model's state has {shapes}, after the batch's axis; got {given}")
-        self.state_ = {name: np.array(array) for name, array in state.items()}
+        self.state_ = {name: np.array(array, self.state_[name].dtype) for name, array in state.items()}
         return self
 
     def save(self, path: str | Path) -> None:
@@ -183,22 +185,22 @@ class Forecaster(RegressorMixin, BaseEstimator, ABC):
         Raises:
             OSError: the file cannot be written.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         check_is_fitted(self)
-        save_file(saving.pack(self), str(path))
+        Path(path).write_bytes(save(saving.pack(self)))
 
     @classmethod
-    def load(cls: type[Self], path: str | Path, **parameters: Any) -> Self:
+    def load(cls: type[Self], path: str | Path, projection: OPU | None = None) -> Self:
         """A model from `save`, ready to predict and forecast.
 
         Args:
-            parameters: those that a file cannot hold: `projection=opu` for a model whose reservoir is a device.
+            projection: the device, for a model whose reservoir is one, as a file cannot hold it.
 
         Raises:
             CheckpointError: the file is missing or damaged, of another kind of model, or of another device.
         """
-        model = saving.unpack(saving.read(path), parameters)
+        model = saving.load(path, projection)
         if not isinstance(model, cls):
             raise CheckpointError(f"{path} holds a {type(model).__name__}; load it with {type(model).__name__}.load")
         return model

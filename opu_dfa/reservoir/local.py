@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from hardware import OPU
 from opu_dfa.errors import ConfigError
 from opu_dfa.reservoir import saving
 from opu_dfa.reservoir.forecaster import Forecaster
 from opu_dfa.reservoir.reservoir_forecaster import ReservoirForecaster
-from opu_dfa.reservoir.series import Array
+from opu_dfa.reservoir.series import Array, Scale
 
 
 class LocalForecaster(Forecaster):
@@ -53,20 +54,38 @@ class LocalForecaster(Forecaster):
     def _own(self) -> int:
         return self.n_features_in_ // self.n_groups
 
-    def _learn(self, inputs: list[Array], targets: list[Array], washout: int) -> None:
+    @property
+    def _targets(self) -> int:
+        """What a group predicts: its own channels, or its share of the targets."""
+        return len(self.target_scale_.mean) // self.n_groups
+
+    def _fix_units(self, X: Any, y: Any, series: list[Array]) -> list[Array]:
+        """Where one forecaster serves all groups, these have one scale: what differs between them is chance."""
+        targets = super()._fix_units(X, y, series)
+        self._check(targets)
+        if self.shared:
+            self.scale_ = self._common(series)
+            self.target_scale_ = self.scale_ if y is None else self._common(targets)
+        return targets
+
+    def _common(self, series: list[Array]) -> Scale:
+        of_group = Scale.of([u.reshape(-1, u.shape[1] // self.n_groups) for u in series])
+        return Scale(np.tile(of_group.mean, self.n_groups), np.tile(of_group.deviation, self.n_groups))
+
+    def _check(self, targets: list[Array]) -> None:
         d = self.n_features_in_
-        if isinstance(self.n_groups, bool) or self.n_groups < 1 or d % self.n_groups:
+        if not _whole(self.n_groups) or self.n_groups < 1 or d % self.n_groups:
             raise ConfigError(f"n_groups divides the {d} channels, got {self.n_groups!r}")
-        if self.overlap < 0 or self._own + 2 * self.overlap > d:
+        if not _whole(self.overlap) or self.overlap < 0 or self._own + 2 * self.overlap > d:
             raise ConfigError(
                 f"a group of {self._own} channels with overlap={self.overlap} on both sides does not fit a ring of {d}"
             )
-        if targets[0].shape[1] != d:
-            raise ConfigError(
-                f"a local forecaster has a target for each of its {d} channels, got {targets[0].shape[1]}"
-            )
+        if targets[0].shape[1] % self.n_groups:
+            raise ConfigError(f"n_groups={self.n_groups} groups share the targets, got {targets[0].shape[1]} of them")
+
+    def _learn(self, inputs: list[Array], targets: list[Array], washout: int) -> None:
         windows = [self._windows(u[None])[0] for u in inputs]  # (g, T, width) each
-        own = [t.reshape(len(t), self.n_groups, self._own).transpose(1, 0, 2) for t in targets]
+        own = [t.reshape(len(t), self.n_groups, self._targets).transpose(1, 0, 2) for t in targets]
         self.models_ = []
         for groups in self._served():
             model = clone(self.forecaster) if self.forecaster is not None else ReservoirForecaster()
@@ -92,12 +111,12 @@ class LocalForecaster(Forecaster):
             f"group/{name}": np.concatenate([f[name].reshape(batch, -1, *f[name].shape[1:]) for f in found], axis=1)
             for name in found[0]
         }
-        return state | {"output": np.zeros((batch, self.n_features_in_))}
+        return state | {"output": np.zeros((batch, self._targets * self.n_groups))}
 
     def _drive(self, state: dict[str, Array], inputs: Array) -> tuple[Array, dict[str, Array]]:
-        batch, steps, d = inputs.shape
+        batch, steps, _ = inputs.shape
         windows = self._windows(inputs)
-        outputs = np.empty((batch, self.n_groups, steps, self._own))
+        outputs = np.empty((batch, self.n_groups, steps, self._targets))
         after = {name: array.copy() for name, array in saving.under("group/", state).items()}
         for model, groups in zip(self.models_, self._served(), strict=True):
             mine = {name: array[:, groups].reshape(-1, *array.shape[2:]) for name, array in after.items()}
@@ -106,7 +125,7 @@ class LocalForecaster(Forecaster):
             outputs[:, groups] = model.target_scale_.original(found).reshape(batch, len(groups), steps, -1)
             for name, array in mine.items():
                 after[name][:, groups] = array.reshape(batch, len(groups), *array.shape[1:])
-        joined = outputs.transpose(0, 2, 1, 3).reshape(batch, steps, d)
+        joined = outputs.transpose(0, 2, 1, 3).reshape(batch, steps, -1)
         return joined, {f"group/{name}": array for name, array in after.items()} | {"output": joined[:, -1]}
 
     def _learned(self) -> dict[str, Array]:
@@ -115,9 +134,10 @@ class LocalForecaster(Forecaster):
         }
 
     def _restore(self, arrays: dict[str, Array]) -> None:
-        self.models_ = [saving.unpack(saving.under(f"{i}/", arrays), {}) for i in range(len(self._served()))]
+        device = getattr(self.forecaster, "projection", None)  # by now the one that `load` was given
+        parts = [saving.under(f"{i}/", arrays) for i in range(len(self._served()))]
+        self.models_ = [saving.unpack(part, device if isinstance(device, OPU) else None) for part in parts]
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.single_output = False
-        return tags
+
+def _whole(number: object) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)

@@ -15,7 +15,10 @@ _MEDIAN = math.log(2)  # of an intensity of mean 1
 
 
 class LinearOptics(Projection):
-    """z = √n Re(R) [s_r x; s_i u; 0], from `linear_transform` of the device's n inputs.
+    """z = √n Re(R) [s_r x; s_i u/√m, m times; 0], from `linear_transform` of the device's n inputs.
+
+    A channel has m mirrors, its share of those that the state leaves. Bit planes resolve a fraction of the largest
+    entry, which one of u's few would be: m times u/√m has the same projection in law, and the size of the state's.
 
     Args:
         bits: of the planes a state is shown in, 2 · bits patterns a step; None leaves it to the device (8).
@@ -24,16 +27,18 @@ class LinearOptics(Projection):
     def __init__(self, shape: Shape, opu: OPU, bits: int | None) -> None:
         _require(opu, shape.n_units + shape.n_inputs, shape.n_units)
         self.shape, self.opu = shape, opu
+        self.each = (opu.n_features - shape.n_units) // shape.n_inputs
         self.encoding = None if bits is None else BitPlanes(bits)
 
     def run(self, states: Array, state: Array, inputs: Array, update: Update) -> None:
         batch, steps, d = inputs.shape
         n = self.shape.n_units
+        part = self.shape.input_scale / math.sqrt(self.each)
         shown = np.zeros((batch, self.opu.n_features), np.float32)
         gain = np.float32(math.sqrt(self.opu.n_features))
         for t in range(steps):
             shown[:, :n] = self.shape.spectral_radius * state
-            shown[:, n : n + d] = self.shape.input_scale * inputs[:, t]
+            shown[:, n : n + d * self.each] = np.repeat(part * inputs[:, t], self.each, axis=1)
             z = gain * self.opu.linear_transform(shown, self.encoding)[:, :n]
             state[:] = update.mix(state, update.nonlinearity(z + update.bias))
             states[:, t] = state

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import linalg
 
 from hardware.kernels import compiled
-from opu_dfa.errors import ConfigError, DataError
+from opu_dfa.errors import ConfigError, DataError, DivergedError
 
 Array = np.ndarray
 Rows = Callable[[], Iterator[tuple[Array, Array]]]
@@ -81,10 +81,19 @@ def solve_ridge(
 
 
 def _ridges(ridge: float | Sequence[float]) -> list[float]:
-    ridges = [float(r) for r in np.atleast_1d(np.asarray(ridge, dtype=np.float64))]
+    try:
+        ridges = np.asarray(ridge, dtype=np.float64).ravel().tolist()
+    except (TypeError, ValueError):
+        ridges = []
     if not ridges or not all(0 <= r < np.inf for r in ridges):
         raise ConfigError(f"ridge is a number of at least 0, or several to choose among; got {ridge!r}")
     return ridges
+
+
+def _require_finite(*products: Array) -> None:
+    """NaN and infinities of any row are in its products."""
+    if not all(np.isfinite(product).all() for product in products):
+        raise DataError("the rows of the read-out are not finite; look for NaN or infinities in the series")
 
 
 def _products(rows: Rows, start: int = 0, stop: int | None = None) -> tuple[Array, Array]:
@@ -112,9 +121,8 @@ def _products(rows: Rows, start: int = 0, stop: int | None = None) -> tuple[Arra
 
 def _positive_solution(gram: Array, moment: Array, ridge: float) -> Array:
     """(gram + ridge)⁻¹ moment of a matrix whose upper triangle is filled, which is left as it was."""
-    if not np.isfinite(moment).all():
-        raise DataError("the rows of the read-out are not finite; look for NaN or infinities in the series")
     diagonal = np.einsum("ii->i", gram)
+    _require_finite(diagonal, moment)
     kept = diagonal.copy()
     diagonal += ridge
     try:
@@ -127,7 +135,8 @@ def _positive_solution(gram: Array, moment: Array, ridge: float) -> Array:
             stacklevel=2,
         )
         values, vectors = linalg.eigh(gram, lower=False)
-        inverse = np.where(values > values[-1] * len(gram) * np.finfo(float).eps, 1 / values, 0)
+        sound = values > values[-1] * len(gram) * np.finfo(float).eps
+        inverse = np.divide(1, values, out=np.zeros_like(values), where=sound)
         return (vectors * inverse) @ (vectors.T @ moment)
     finally:
         diagonal[:] = kept
@@ -165,6 +174,7 @@ def _iterated(rows: Rows, ridge: float, tolerance: float = 1e-8, most: int = 500
     """Conjugate gradients on the normal equations, every output by itself, one pass over the rows a step."""
     moment = sum(phi.T.astype(np.float64) @ y for phi, y in rows())
     assert isinstance(moment, np.ndarray)
+    _require_finite(moment)
     weights, residual = np.zeros_like(moment), moment.copy()
     direction, norm = residual.copy(), (residual**2).sum(0)
     enough = tolerance**2 * norm
@@ -211,9 +221,19 @@ class RecursiveLeastSquares:
         self.forgetting = float(forgetting)
 
     def update(self, phi: Array, y: Array) -> None:
-        """Learn from rows `(n, n_features)` with targets `(n, n_outputs)`, in their order."""
+        """Learn from rows `(n, n_features)` with targets `(n, n_outputs)`, in their order.
+
+        Raises:
+            DivergedError: the weights are not finite any more.
+        """
         phi = np.ascontiguousarray(phi, dtype=np.float64)
         _learn(self.weights, self.inverse, phi, np.ascontiguousarray(y, dtype=np.float64), self.forgetting)
+        if not np.isfinite(self.weights).all():
+            raise DivergedError(
+                f"recursive least squares has lost its precision with forgetting={self.forgetting:g}: in directions "
+                "that no row has, what was known is forgotten and nothing is learned. Choose forgetting closer to 1, "
+                "or fewer units; and fit anew."
+            )
 
 
 @compiled

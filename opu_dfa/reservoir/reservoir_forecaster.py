@@ -61,7 +61,7 @@ class ReservoirForecaster(Forecaster):
     """
 
     weights_: Array
-    last_: Array  # of partial_fit: what the read-out saw last, whose target comes with the next piece
+    last_: Array  # what the read-out saw last, whose target comes with the next piece of partial_fit
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class ReservoirForecaster(Forecaster):
         series = as_series(self, X, reset=first)
         if len(series) > 1:
             raise DataError("partial_fit continues one series; fit takes several")
-        check_length(series, washout, ahead=y is None)
+        check_length(series, washout, ahead=y is None and not hasattr(self, "last_"))
         if first:
             n_outputs = self._fix_units(X, y, series)[0].shape[1]
             self._draw()
@@ -142,8 +142,7 @@ class ReservoirForecaster(Forecaster):
         return self
 
     def _learn(self, inputs: list[Array], targets: list[Array], washout: int) -> None:
-        for name in ("online_", "last_"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("online_", None)
         self._draw()
         after: list[Array] = []
 
@@ -160,8 +159,13 @@ class ReservoirForecaster(Forecaster):
         readout = solve_ridge(rows, n_rows, self._n_readout, self.ridge, self.solver)
         self.weights_ = np.ascontiguousarray(readout.weights)  # so that a loaded model's products round alike
         self.ridge_, self.solver_ = readout.ridge, readout.solver
-        state, phi = after
-        self.state_ = {"reservoir": _layers_first(state), "output": phi @ self.weights_}
+        state, self.last_ = after
+        self.state_ = {"reservoir": _layers_first(state), "output": self.last_ @ self.weights_}
+
+    def set_state(self, state: dict[str, Array]) -> ReservoirForecaster:
+        super().set_state(state)
+        self.__dict__.pop("last_", None)  # it is of another place
+        return self
 
     def _draw(self) -> None:
         """The reservoir, from the parameters."""

@@ -23,10 +23,12 @@ _SCALES = ("scale_", "target_scale_")
 
 def pack(model: Forecaster) -> dict[str, Array]:
     """Everything of a fitted model, its record of parameters as bytes of JSON."""
+    fitted = {name: getattr(model, name) for name in _FITTED if hasattr(model, name)}
     record = {
         "class": type(model).__name__,
         "parameters": {name: _plain(value) for name, value in model.get_params(deep=False).items()},
-        "fitted": {name: getattr(model, name) for name in _FITTED if hasattr(model, name)},
+        "fitted": fitted,
+        "channels": list(getattr(model, "feature_names_in_", [])),
     }
     arrays = {"record": np.frombuffer(json.dumps(record).encode(), np.uint8)}
     arrays |= {f"learned/{name}": array for name, array in model._learned().items()}
@@ -37,24 +39,19 @@ def pack(model: Forecaster) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def unpack(arrays: dict[str, Array], parameters: dict[str, Any]) -> Forecaster:
-    """The model that was packed; `parameters` are those that JSON cannot hold.
+def unpack(arrays: dict[str, Array], device: OPU | None = None) -> Forecaster:
+    """The model that was packed; its device, where it had one, is given.
 
     Raises:
-        CheckpointError: it was fitted with a device, and that is not the one given.
+        CheckpointError: it was fitted with a device, and that is not the one given; it is of another version.
+        KeyError, TypeError, ValueError: these are not the arrays of a model.
     """
     record = json.loads(arrays["record"].tobytes().decode())
-    for name, value in record["parameters"].items():
-        wanted = value.get("device") if isinstance(value, dict) else None
-        if wanted is not None and getattr(parameters.get(name), "identity", None) != wanted:
-            raise CheckpointError(
-                f"the model was fitted with the device [{wanted}]; open it and give it as {name}=, "
-                f"got {parameters.get(name)!r}"
-            )
-    known = {name: _object(value) for name, value in record["parameters"].items()}
-    model = _kind(record["class"])(**(known | parameters))
+    model = _made(record["class"], record["parameters"], device)
     for name, value in record["fitted"].items():
         setattr(model, name, value)
+    if record["channels"]:
+        model.feature_names_in_ = np.array(record["channels"], dtype=object)
     for name in _SCALES:
         setattr(model, name, Scale(arrays[f"{name}/mean"], arrays[f"{name}/deviation"]))
     model.state_ = under("state/", arrays)
@@ -62,21 +59,21 @@ def unpack(arrays: dict[str, Array], parameters: dict[str, Any]) -> Forecaster:
     return model
 
 
-def read(path: str | Path) -> dict[str, Array]:
-    """The arrays of a file.
+def load(path: str | Path, device: OPU | None = None) -> Forecaster:
+    """The model of a file.
 
     Raises:
-        CheckpointError: it is missing, damaged, or not of a forecaster.
+        CheckpointError: it is missing, damaged, or not of a forecaster, or of another device than is given.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        arrays = load_file(str(path))
-        json.loads(arrays["record"].tobytes().decode())["class"]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a saved forecaster, or it is damaged: {error}") from error
-    return arrays
+        return unpack(load_file(str(path)), device)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a saved forecaster, or it is damaged, or of another version: {error!r}"
+        ) from error
 
 
 def under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
@@ -95,22 +92,32 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Forecaster):
         parameters = {name: _plain(each) for name, each in value.get_params(deep=False).items()}
         return {"forecaster": type(value).__name__, "parameters": parameters}
+    if isinstance(value, np.random.RandomState):
+        return None  # what it drew is in seed_
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def _object(value: Any) -> Any:
-    if isinstance(value, dict) and "nonlinearity" in value:
-        return type(nonlinearity(value["nonlinearity"]))(**value["fields"])
-    if isinstance(value, dict) and "forecaster" in value:
-        return _kind(value["forecaster"])(**{name: _object(each) for name, each in value["parameters"].items()})
-    return value
-
-
-def _kind(name: str) -> type[Forecaster]:
+def _made(name: str, parameters: dict[str, Any], device: OPU | None) -> Forecaster:
+    """An unfitted forecaster of a class and parameters in JSON."""
     import opu_dfa.reservoir
     from opu_dfa.reservoir.forecaster import Forecaster
 
     kind = getattr(opu_dfa.reservoir, name, None)
     if not (isinstance(kind, type) and issubclass(kind, Forecaster)):
         raise CheckpointError(f"the file holds a {name}, which this version does not know")
-    return kind
+    return kind(**{each: _object(value, device) for each, value in parameters.items()})
+
+
+def _object(value: Any, device: OPU | None) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "nonlinearity" in value:
+        return type(nonlinearity(value["nonlinearity"]))(**value["fields"])
+    if "forecaster" in value:
+        return _made(value["forecaster"], value["parameters"], device)
+    if getattr(device, "identity", None) != value["device"]:
+        given = f"[{device.identity}]" if isinstance(device, OPU) else repr(device)
+        raise CheckpointError(
+            f"the model was fitted with the device [{value['device']}]; open it and give it as projection=, got {given}"
+        )
+    return device
