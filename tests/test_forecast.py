@@ -190,7 +190,7 @@ def test_an_interrupted_run_continues_with_the_missing_starts(forecast, tmp_path
 
 @pytest.mark.usefixtures("pictures")
 def test_a_search_reports_its_best_on_starts_it_has_not_seen(forecast, tmp_path):
-    fixed = ["~space.spectral_radius", "~space.input_scale", "~space.bias_scale"]
+    fixed = [f"~space.{name}" for name in ("spectral_radius", "input_scale", "bias_scale", "leak_rate")]
     words = ["search=3", "search_starts=2", "space.ridge=[1.0e-8,1.0e-1]", *fixed]
     ran = forecast(*ALONE, *words, "ridge=1.0")
     folder, summary = folder_of(ran, tmp_path)
