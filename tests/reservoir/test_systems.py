@@ -27,7 +27,9 @@ def lorenz96(t, x):
 
 
 @pytest.mark.parametrize(
-    ("system", "rate"), [(Lorenz63(), lorenz63), (Rossler(), rossler), (Lorenz96(n=8), lorenz96)], ids=str
+    ("system", "rate"),
+    [(Lorenz63(), lorenz63), (Rossler(), rossler), (Lorenz96(n=8), lorenz96)],
+    ids=["lorenz63", "rossler", "lorenz96"],
 )
 def test_a_flow_is_what_scipy_integrates(system, rate):
     state = system.attractor(1)
