@@ -69,13 +69,14 @@ results: $(VENV)/.ready
 setup: $(VENV)/.ready
 
 # lightonml pins numexpr 2.7, which does not build on current Python; it runs with current numexpr, and needs the
-# pkg_resources of setuptools below 82. So its dependencies are named here and its own pins left aside.
+# pkg_resources of setuptools below 82. So its dependencies are named here and its own pins left aside. The tests compare
+# attacks with torchattacks, which pins an old requests and needs none.
 $(VENV)/.ready: pyproject.toml Makefile
 	@echo "Setting up $(VENV): PyTorch and its companions are several gigabytes, so this takes a few minutes the first time."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip wheel
 	$(BIN)/python -m pip install --quiet --editable ".[dev]" "setuptools>=77,<82" attrs requests numexpr
-	$(BIN)/python -m pip install --quiet --no-deps lightonml==1.4.3
+	$(BIN)/python -m pip install --quiet --no-deps lightonml==1.4.3 torchattacks==3.5.1
 	@touch $@
 	@echo "$(VENV) is ready."
 
