@@ -96,7 +96,7 @@ def page(config: dict[str, Any], records: list[dict[str, Any]], planned: dict[st
         "optical DFA on the simulated device. The training loss falls from "
         f"{statistics.mean(losses[:5]):.2f} (mean of the first five steps) to {statistics.mean(losses[-5:]):.2f} nats "
         f"(of the last five), the validation loss of a few windows is last {validation[-1]:.2f}; the process holds "
-        f"{largest / 1e9:.1f} GB at most (a jump is where the run was resumed, and the checkpoint it read counts), and a "
+        f"{largest / 1e9:.1f} GB at most (a jump is where the run was resumed: the checkpoint it read counts), and a "
         f"step takes {tokens / records[-1]['items_per_second']:.0f} s on average, other work on the machine included. "
         "So few steps are a proof that it runs, not a trained model."
     )
