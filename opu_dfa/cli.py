@@ -19,6 +19,7 @@ usage: opu-dfa <verb> [group=choice] [key=value] ...
 verbs
   train      train a model by direct feedback alignment, beside backprop and frozen blocks
   forecast   continue a chaotic system or your series by a reservoir, beside its infinitely wide limit
+  defend     train a classifier behind an optical medium, attack it and its undefended twin, say what holds
   device     info | calibrate | fidelity | serve | bench: look at an optical device, or offer it to others
 
   opu-dfa train                       the default: a small GPT on Python's documentation, no network, no device
@@ -37,6 +38,13 @@ verbs
   opu-dfa forecast projection=opu     an optical reservoir; or dense, sparse
   opu-dfa forecast search=20          find better settings first, in 20 trials
   opu-dfa forecast resume=RUN         continue an interrupted run
+  opu-dfa defend                      the default: scikit-learn's digits, no network, no device
+  opu-dfa defend defense=cifar10      another task with the settings that fit it (configs/defense); cifar10-vgg16
+  opu-dfa defend head=sign            an ablation: plain, sign, projection, intensity; or rule=straight-through
+  opu-dfa defend adversarial=true     adversarial training beside it, under the same attacks
+  opu-dfa defend 'attacks=[pgd,square]' 'eps=[2/255,8/255]'
+                                      some attacks, and other budgets
+  opu-dfa defend resume=RUN           continue an interrupted run
   opu-dfa device info                 what the simulated device is; opu=auto, lighton or remote for another
   opu-dfa device fidelity opu.preset=anchor
                                       how faithful it is, as numbers and a figure
@@ -96,6 +104,22 @@ def forecast(overrides: list[str]) -> int:
         return _fail(str(error))
 
 
+def defend(overrides: list[str]) -> int:
+    """`opu-dfa defend`: a new run, or `resume=RUN`."""
+    from rich.console import Console
+
+    from opu_dfa.composing import compose_and_run
+    from opu_dfa.errors import UserError
+
+    try:
+        resumed = _resumed(overrides)
+        if resumed:
+            return _defend(Console(), *_begun(resumed))
+        return compose_and_run("defend", "defend", overrides, _defend)
+    except UserError as error:
+        return _fail(str(error))
+
+
 def _resumed(overrides: list[str]) -> str | None:
     """The run that `resume=` names, which takes no settings beside it."""
     from opu_dfa.errors import ConfigError
@@ -151,6 +175,24 @@ def _forecast(console: Console, config: dict[str, Any], folder: Path) -> int:
         run_forecast(config, folder, console)
     except KeyboardInterrupt:
         print(f"Stopped; what is done is written. Continue with: opu-dfa forecast resume={_shown(folder)}")
+        return 130
+    except (UserError, DeviceError) as error:
+        return _fail(str(error))
+    print(_shown(folder))
+    return 0
+
+
+def _defend(console: Console, config: dict[str, Any], folder: Path) -> int:
+    from hardware import DeviceError
+    from opu_dfa.errors import UserError
+
+    _log_to(console)
+    from opu_dfa.defend.run import run_defend
+
+    try:
+        run_defend(config, folder, console)
+    except KeyboardInterrupt:
+        print(f"Stopped; what is done is written. Continue with: opu-dfa defend resume={_shown(folder)}")
         return 130
     except (UserError, DeviceError) as error:
         return _fail(str(error))
@@ -259,7 +301,12 @@ def _fail(message: str) -> int:
     return 2
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"train": train, "forecast": forecast, "device": device}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "forecast": forecast,
+    "defend": defend,
+    "device": device,
+}
 
 if __name__ == "__main__":
     main()

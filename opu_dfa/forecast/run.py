@@ -16,10 +16,10 @@ from hardware import OPU
 from opu_dfa.config import parse
 from opu_dfa.errors import RunFolderError
 from opu_dfa.forecast import models
-from opu_dfa.forecast.progress import Work
 from opu_dfa.forecast.report import print_summary, write_report
 from opu_dfa.forecast.settings import ForecastSettings
 from opu_dfa.forecast.subject import Subject, absolute, find_subject
+from opu_dfa.progress import Work
 from opu_dfa.reservoir.evaluation import HeldOut, Outcome, Skill
 from opu_dfa.reservoir.figures import error_figure, forecast_figure, statistics_figure
 from opu_dfa.reservoir.forecaster import Forecaster

@@ -1,0 +1,1 @@
+"""`opu-dfa defend`: a defence, its undefended twin, the attacks on both, and what they leave."""
