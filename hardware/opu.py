@@ -307,6 +307,10 @@ class OPU(ABC):
         """Pickled without its matrix: opened again where it is read, with the same ledger, noise and calibration."""
         return _open_again, (type(self), self._arguments(), self.state().numpy().tobytes())
 
+    def __sklearn_clone__(self) -> OPU:
+        """Clones of an estimator that was given a device share it, as there is only one."""
+        return self
+
     def close(self) -> None:  # noqa: B027
         """Release the device; closing twice is harmless."""
 

@@ -169,14 +169,6 @@ class OpticalRandomFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def __sklearn_clone__(self) -> OpticalRandomFeatures:
-        """A clone with the same open device, as there is only one."""
-        bare = type(self).__new__(type(self))
-        bare.__dict__.update(vars(self), opu=None)
-        cloned = super(OpticalRandomFeatures, bare).__sklearn_clone__()
-        cloned.opu = self.opu
-        return cloned
-
 
 def _thresholds(X: np.ndarray, statistic: str | None) -> np.ndarray:
     """The cut of each feature, float64 `(n_features,)`: its mean or median, or 1/2 if it is 0 or 1 in every row."""

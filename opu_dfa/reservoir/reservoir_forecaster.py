@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from hardware import OPU
@@ -223,14 +222,6 @@ class ReservoirForecaster(Forecaster):
     def _restore(self, arrays: dict[str, Array]) -> None:
         self.weights_ = arrays["weights"]
         self.reservoir_ = self._reservoir()
-
-    def __sklearn_clone__(self) -> ReservoirForecaster:
-        """A clone that shares the device, as there is only one."""
-        bare = type(self).__new__(type(self))
-        bare.__dict__.update(vars(self), projection="structured")
-        cloned = super(ReservoirForecaster, bare).__sklearn_clone__()
-        cloned.projection = self.projection if isinstance(self.projection, OPU) else clone(self.projection, safe=False)
-        return cloned
 
 
 def _layers_first(state: Array) -> Array:
