@@ -87,35 +87,28 @@ def train(overrides: list[str]) -> int:
 
 def forecast(overrides: list[str]) -> int:
     """`opu-dfa forecast`: a new run, or `resume=RUN`."""
-    from rich.console import Console
-
-    from opu_dfa.composing import compose_and_run
-    from opu_dfa.errors import UserError
-
     named = {word.partition("=")[0] for word in overrides}
     if "series" in named and "system" not in named:
         overrides = [*overrides, "system=series"]  # no system, and settings that fit short real series
-    try:
-        resumed = _resumed(overrides)
-        if resumed:
-            return _forecast(Console(), *_begun(resumed))
-        return compose_and_run("forecast", "forecast", overrides, _forecast)
-    except UserError as error:
-        return _fail(str(error))
+    return _begin_or_resume("forecast", overrides)
 
 
 def defend(overrides: list[str]) -> int:
     """`opu-dfa defend`: a new run, or `resume=RUN`."""
+    return _begin_or_resume("defend", overrides)
+
+
+def _begin_or_resume(verb: str, overrides: list[str]) -> int:
+    """A run that continues in its folder from what it finds there."""
     from rich.console import Console
 
     from opu_dfa.composing import compose_and_run
     from opu_dfa.errors import UserError
 
+    run = partial(_run_in_folder, verb)
     try:
         resumed = _resumed(overrides)
-        if resumed:
-            return _defend(Console(), *_begun(resumed))
-        return compose_and_run("defend", "defend", overrides, _defend)
+        return run(Console(), *_begun(resumed)) if resumed else compose_and_run(verb, verb, overrides, run)
     except UserError as error:
         return _fail(str(error))
 
@@ -164,35 +157,20 @@ def _device(action: str, console: Console, config: dict[str, Any], folder: Path)
     return 0
 
 
-def _forecast(console: Console, config: dict[str, Any], folder: Path) -> int:
+def _run_in_folder(verb: str, console: Console, config: dict[str, Any], folder: Path) -> int:
     from hardware import DeviceError
     from opu_dfa.errors import UserError
 
     _log_to(console)  # before what is imported next: libraries have things to say when they are
-    from opu_dfa.forecast.run import run_forecast
-
+    run: Callable[[dict[str, Any], Path, Console], None]
+    if verb == "forecast":
+        from opu_dfa.forecast.run import run_forecast as run
+    else:
+        from opu_dfa.defend.run import run_defend as run
     try:
-        run_forecast(config, folder, console)
+        run(config, folder, console)
     except KeyboardInterrupt:
-        print(f"Stopped; what is done is written. Continue with: opu-dfa forecast resume={_shown(folder)}")
-        return 130
-    except (UserError, DeviceError) as error:
-        return _fail(str(error))
-    print(_shown(folder))
-    return 0
-
-
-def _defend(console: Console, config: dict[str, Any], folder: Path) -> int:
-    from hardware import DeviceError
-    from opu_dfa.errors import UserError
-
-    _log_to(console)
-    from opu_dfa.defend.run import run_defend
-
-    try:
-        run_defend(config, folder, console)
-    except KeyboardInterrupt:
-        print(f"Stopped; what is done is written. Continue with: opu-dfa defend resume={_shown(folder)}")
+        print(f"Stopped; what is done is written. Continue with: opu-dfa {verb} resume={_shown(folder)}")
         return 130
     except (UserError, DeviceError) as error:
         return _fail(str(error))

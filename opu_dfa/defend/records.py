@@ -13,11 +13,10 @@ from opu_dfa.defend.models import Variant
 from opu_dfa.defense.outcome import Check, Outcome, Report, fraction
 from opu_dfa.defense.threats import Threat
 from opu_dfa.defense.training import Epoch
-from opu_dfa.errors import RunFolderError
-from opu_dfa.training.checkpoint import write_atomically
+from opu_dfa.training.checkpoint import keep_config, write_atomically
 from opu_dfa.training.metrics import MetricsFile, read_metrics
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 
 
 class Records:
@@ -31,18 +30,12 @@ class Records:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], variants: Sequence[Variant]) -> None:
-        settings, path = folder / CONFIG, folder / METRICS
-        content = json.dumps(config, indent=2)
-        if settings.exists() and settings.read_text() != content:
-            raise RunFolderError(
-                f"{folder} holds another run already. Choose another folder with hydra.run.dir=FOLDER, or continue "
-                f"that one with `opu-dfa defend resume={folder}`."
-            )
+        keep_config(folder, config, "defend")
+        path = folder / METRICS
         finished = {variant.name for variant in variants if (folder / variant.file).is_file()}
         before = read_metrics(path) if path.exists() else []
         self._seen = [record for record in before if record["model"] in finished]
         kept = "".join(json.dumps(record) + "\n" for record in self._seen).encode()
-        write_atomically(settings, content.encode())
         write_atomically(path, kept)
         self._file = MetricsFile(path, len(kept))
 

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from hardware import OPU
 from opu_dfa.config import parse
-from opu_dfa.errors import RunFolderError
 from opu_dfa.forecast import models
 from opu_dfa.forecast.report import print_summary, write_report
 from opu_dfa.forecast.settings import ForecastSettings
@@ -24,11 +23,11 @@ from opu_dfa.reservoir.evaluation import HeldOut, Outcome, Skill
 from opu_dfa.reservoir.figures import error_figure, forecast_figure, statistics_figure
 from opu_dfa.reservoir.forecaster import Forecaster
 from opu_dfa.reservoir.search import Trial, search
-from opu_dfa.training.checkpoint import cannot_write, write_atomically
+from opu_dfa.training.checkpoint import cannot_write, keep_config, write_atomically
 from opu_dfa.training.metrics import MetricsFile, read_metrics
 from opu_dfa.training.report import drawn
 
-CONFIG, METRICS, SEARCH = "config.json", "metrics.jsonl", "search.json"
+METRICS, SEARCH = "metrics.jsonl", "search.json"
 _AT_ONCE = 10  # starts: a batch is faster than one by one, and an interruption loses no more than these
 
 
@@ -76,16 +75,10 @@ class _Records:
     """`metrics.jsonl` of a folder, from where it ends if the run has been there before: a record a start and model."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        path, settings = folder / METRICS, folder / CONFIG
-        content = json.dumps(config, indent=2)
-        if settings.exists() and settings.read_text() != content:
-            raise RunFolderError(
-                f"{folder} holds another run already. Choose another folder with hydra.run.dir=FOLDER, or continue "
-                f"that one with `opu-dfa forecast resume={folder}`."
-            )
+        keep_config(folder, config, "forecast")
+        path = folder / METRICS
         before = path.read_bytes() if path.exists() else b""
         self.seen: list[dict[str, Any]] = read_metrics(path) if before else []
-        write_atomically(settings, content.encode())
         self._file = MetricsFile(path, before.rfind(b"\n") + 1)
 
     def outcomes(self, model: str) -> dict[int, Outcome]:

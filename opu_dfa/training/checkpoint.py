@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with _replacing(path) as beside:
         beside.write_bytes(content)
+
+
+def keep_config(folder: Path, config: Mapping[str, Any], verb: str) -> None:
+    """Write a run's `config.json`, or find it there from before: a folder is of one run.
+
+    Raises:
+        RunFolderError: the folder is of another run, or cannot be written.
+    """
+    path, content = folder / "config.json", json.dumps(config, indent=2)
+    if path.exists() and path.read_text() != content:
+        raise RunFolderError(
+            f"{folder} holds another run already. Choose another folder with hydra.run.dir=FOLDER, or continue "
+            f"that one with `opu-dfa {verb} resume={folder}`."
+        )
+    write_atomically(path, content.encode())
 
 
 @contextmanager
