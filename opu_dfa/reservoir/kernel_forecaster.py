@@ -11,7 +11,7 @@ from opu_dfa.errors import ConfigError, DataError
 from opu_dfa.features import Nonlinearity
 from opu_dfa.reservoir.forecaster import Forecaster
 from opu_dfa.reservoir.kernel import Past, RecurrentKernel
-from opu_dfa.reservoir.readout import LARGEST_GRAM, _positive_solution
+from opu_dfa.reservoir.readout import LARGEST_GRAM, positive_solution
 from opu_dfa.reservoir.series import Array
 
 FEATURES = ("state", "state+input")
@@ -102,7 +102,7 @@ class RecurrentKernelForecaster(Forecaster):
                 if t in chosen:  # a column of the upper triangle; the rest of the matrix is not asked for
                     gram[:, at] = self._features(rows, products)[0]
                     at += 1
-        self.weights_ = np.ascontiguousarray(_positive_solution(gram, y, float(self.ridge)))
+        self.weights_ = np.ascontiguousarray(positive_solution(gram, y, float(self.ridge)))
         self.state_ = self._rest(1)
         lags = min(self.kernel_.memory, len(u))
         self.state_["inputs"][0, :lags] = u[::-1][:lags]

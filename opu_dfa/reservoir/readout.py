@@ -76,7 +76,7 @@ def solve_ridge(
         return _cross_validated(rows, n_rows, ridges)
     if solver == "primal":
         gram, moment = _products(rows)
-        return Readout(_positive_solution(gram, moment, ridges[0]), ridges[0], solver)
+        return Readout(positive_solution(gram, moment, ridges[0]), ridges[0], solver)
     return Readout(_dual(rows, ridges[0]) if solver == "dual" else _iterated(rows, ridges[0]), ridges[0], solver)
 
 
@@ -119,7 +119,7 @@ def _products(rows: Rows, start: int = 0, stop: int | None = None) -> tuple[Arra
     return gram, moment
 
 
-def _positive_solution(gram: Array, moment: Array, ridge: float) -> Array:
+def positive_solution(gram: Array, moment: Array, ridge: float) -> Array:
     """(gram + ridge)⁻¹ moment of a matrix whose upper triangle is filled, which is left as it was."""
     diagonal = np.einsum("ii->i", gram)
     _require_finite(diagonal, moment)
@@ -150,14 +150,14 @@ def _cross_validated(rows: Rows, n_rows: int, ridges: list[float]) -> Readout:
     for start, stop in pairwise(edges):
         own, own_moment = _products(rows, start, stop)
         rest = gram - own
-        found = [_positive_solution(rest, moment - own_moment, r) for r in ridges]
+        found = [positive_solution(rest, moment - own_moment, r) for r in ridges]
         at = 0
         for phi, y in rows():
             inside = slice(max(start - at, 0), max(stop - at, 0))
             errors += [((phi[inside] @ w - y[inside]) ** 2).sum() for w in found]
             at += len(phi)
     best = ridges[int(np.argmin(errors))]
-    return Readout(_positive_solution(gram, moment, best), best, "primal")
+    return Readout(positive_solution(gram, moment, best), best, "primal")
 
 
 def _dual(rows: Rows, ridge: float) -> Array:
@@ -167,7 +167,7 @@ def _dual(rows: Rows, ridge: float) -> Array:
     for i in range(0, phi.shape[1], size):
         part = np.asarray(phi[:, i : i + size], dtype=np.float64)
         gram = linalg.blas.dsyrk(1.0, part, 1.0, gram, overwrite_c=True)
-    return phi.T @ _positive_solution(gram, np.asarray(y, dtype=np.float64), ridge)
+    return phi.T @ positive_solution(gram, np.asarray(y, dtype=np.float64), ridge)
 
 
 def _iterated(rows: Rows, ridge: float, tolerance: float = 1e-8, most: int = 500) -> Array:
