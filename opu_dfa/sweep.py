@@ -25,6 +25,7 @@ from rich.table import Table
 
 from opu_dfa.errors import UserError
 
+RANKED = ("dfa", "bp", "frozen", "reservoir")  # what a verb compares its jobs by, where its summary does not name it
 RECORD = "job.json"
 LOG = "log.txt"
 UNFINISHED, STOPPED = "not finished", "interrupted"
@@ -40,11 +41,12 @@ class Job:
 
     job: str  # its folder in the sweep's
     overrides: dict[str, str]
-    scores: dict[str, float]  # of its `summary.json`: by method the validation loss, by model the prediction time
+    scores: dict[str, float]  # of its `summary.json`: validation losses by method, or what a verb scores its models by
     recovery: float | None
     threads: int
     error: str | None
     best: str  # the "lowest" score, or the "highest"
+    ranked: str  # which of the scores jobs are compared by; "" where there is none
 
 
 @contextmanager
@@ -165,7 +167,8 @@ def finish(folder: Path, console: Console) -> int:
         writer.writerows(rows)
 
     same = {name for name in jobs[0].overrides if len({job.overrides.get(name) for job in jobs}) == 1}
-    columns = [name for name in columns if name not in same | {"threads"} and any(row.get(name) for row in rows)]
+    hidden = same | {"threads"}
+    columns = [n for n in columns if n not in hidden and any(row.get(n) is not None for row in rows)]
     table = Table(title=f"{len(jobs)} jobs" + "".join(f", {name}={jobs[0].overrides[name]}" for name in sorted(same)))
     for name in columns:
         table.add_column(name, overflow="fold")
@@ -181,11 +184,11 @@ def finish(folder: Path, console: Console) -> int:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The jobs that have begun in a sweep's folder, the best first: by DFA where it was trained, or the reservoir."""
+    """The jobs that have begun in a sweep's folder, the best first, by the score that each is `ranked` by."""
     jobs = [_job(path.parent, str(path.parent.relative_to(folder))) for path in folder.rglob(RECORD)]
 
     def rank(job: Job) -> tuple[float, str]:
-        score = next((job.scores[m] for m in ("dfa", "bp", "frozen", "reservoir") if m in job.scores), math.nan)
+        score = job.scores.get(job.ranked, math.nan)
         return math.inf if math.isnan(score) else -score if job.best == "highest" else score, job.job
 
     return sorted(jobs, key=rank)
@@ -195,14 +198,16 @@ def _job(folder: Path, name: str) -> Job:
     record = _record(folder) or {}
     path = folder / "summary.json"
     summary = json.loads(path.read_text()) if path.is_file() and not record["error"] else {}
+    scores = summary.get("scores", {m: result["val_loss"] for m, result in summary.get("methods", {}).items()})
     return Job(
         job=name,
         overrides=dict(word.split("=", 1) for word in record["overrides"] if "=" in word),
-        scores=summary.get("scores", {m: result["val_loss"] for m, result in summary.get("methods", {}).items()}),
+        scores=scores,
         recovery=summary.get("recovery"),
         threads=record["threads"],
         error=record["error"],
         best=summary.get("best", "lowest"),
+        ranked=summary.get("ranked", next((name for name in (*RANKED, *scores) if name in scores), "")),
     )
 
 

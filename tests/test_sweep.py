@@ -95,6 +95,37 @@ def test_the_table_is_sorted_by_the_loss_of_dfa_and_failed_jobs_come_last(tmp_pa
     ]
 
 
+def scored(folder: Path, job: str, **summary: object) -> None:
+    """A job's folder with a summary as verbs write it that score models."""
+    (folder / job).mkdir(parents=True)
+    record = {"overrides": [f"seed={job}"], "threads": 1, "code": 0, "error": None}
+    (folder / job / "job.json").write_text(json.dumps(record))
+    (folder / job / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize(("best", "first"), [("highest", ["1", "2", "0"]), ("lowest", ["0", "2", "1"])])
+def test_a_summary_says_which_of_its_scores_ranks_its_job(tmp_path, best, first):
+    for job, twin, defended in (("0", 0.3, 0.1), ("1", 0.2, 0.3), ("2", 0.1, 0.2)):
+        scored(tmp_path, job, scores={"undefended": twin, "defended": defended}, best=best, ranked="defended")
+    assert [job.job for job in read_jobs(tmp_path)] == first
+
+
+def test_where_a_summary_does_not_say_its_first_score_ranks_the_job(tmp_path):
+    for job, one, other in (("0", 0.2, 0.1), ("1", 0.1, 0.2)):
+        scored(tmp_path, job, scores={"one": one, "other": other})
+    scored(tmp_path, "2")  # a job without scores
+    assert [job.job for job in read_jobs(tmp_path)] == ["1", "0", "2"]
+
+
+def test_a_score_of_zero_is_shown(tmp_path, capsys):
+    for job in ("0", "1"):
+        scored(tmp_path, job, scores={"undefended": 0.1, "defended": 0.0})
+    assert finish(tmp_path, Console(width=100)) == 0
+    shown = capsys.readouterr().out
+    assert "defended" in shown.replace("undefended", "")
+    assert shown.count("0.0000") == 2
+
+
 def test_a_repeated_sweep_does_what_is_left_and_mixes_in_no_other(sweep, tmp_path):
     folder = tmp_path / "sweep"
     assert sweep("seed=0,1")[0] == 0
@@ -136,3 +167,20 @@ def test_a_missing_launcher_names_its_extra(sweep):
 def test_jobs_times_their_cores_never_exceed_the_cores(monkeypatch, launcher, share):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
     assert core_share(launcher) == share
+
+
+def test_defences_are_ranked_by_what_all_attacks_leave_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["opu=simulated", "opu.preset=ideal", "features=[[4]]", "n_mirrors=32", "n_components=64", "lr=0.01"]
+    words += ["train_examples=600", "test_examples=20", "attacks=noise", "eps=[0.1]", "sanity=0", "epochs=0,3"]
+    with pytest.raises(SystemExit) as stop:
+        main(["defend", "--multirun", *words, "hydra.sweep.dir=sweep"])
+    assert stop.value.code == 0
+    untrained, trained = (
+        json.loads((tmp_path / f"sweep/{job}/summary.json").read_text())["scores"]["defended"] for job in (0, 1)
+    )
+    assert untrained < trained
+    assert [(job.job, job.scores[job.ranked]) for job in read_jobs(tmp_path / "sweep")] == [
+        ("1", trained),
+        ("0", untrained),
+    ]
