@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale bench-reservoir studies fidelity results dfa scale scaling clean help
+.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale bench-reservoir bench-defense studies fidelity results dfa defense scale scaling clean help
 
 help:
 	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
@@ -14,10 +14,12 @@ help:
 	@echo "make bench-device  the simulated device against lightonml's and this machine's limits: docs/bench-device.md"
 	@echo "make fidelity   how faithful each simulated device is: docs/device-fidelity.md"
 	@echo "make bench-reservoir  reservoirs against reservoirpy, and how far they forecast: docs/bench-reservoir.md"
+	@echo "make bench-defense  attacks against torchattacks', the same steps on the same network: docs/bench-defense.md"
 	@echo "make studies    theory next to experiment, claims checked: docs/studies"
 	@echo "make dfa        every architecture by DFA, backprop and frozen blocks, over seeds: docs/dfa.md (hours)"
 	@echo "make bench-scale  memory of a step, bytes and bubbles of a pipeline over processes: docs/bench-scale.md"
 	@echo "make scale      1.2 billion parameters on this machine, an hour or two: docs/scale.md"
+	@echo "make defense    the optical defence against every attack, beside its twin: docs/defense.md (hours)"
 	@echo "make scaling    pipelines of thousands of stages, simulated: docs/scaling.md"
 	@echo "make results    three seeds of the default run and of its variants: docs/results.md and its figures"
 
@@ -51,11 +53,17 @@ bench-scale: $(VENV)/.ready
 bench-reservoir: $(VENV)/.ready
 	$(BIN)/python scripts/bench/reservoir.py
 
+bench-defense: $(VENV)/.ready
+	$(BIN)/python scripts/bench/defense.py
+
 studies: $(VENV)/.ready
 	$(BIN)/python scripts/study.py $(ARGS)
 
 scale: $(VENV)/.ready
 	$(BIN)/python scripts/scale.py
+
+defense: $(VENV)/.ready
+	$(BIN)/python scripts/defense.py $(ARGS)
 
 scaling: $(VENV)/.ready
 	$(BIN)/python scripts/scaling.py $(ARGS)
