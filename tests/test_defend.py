@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from opu_dfa.cli import main
 from opu_dfa.config import config_folder, parse
-from opu_dfa.defend import models, run
+from opu_dfa.defend import fitting, models, run
 from opu_dfa.defend.settings import DefendSettings
 from opu_dfa.defend.summary import verdict
 from opu_dfa.defense import report as evaluation
@@ -25,6 +25,7 @@ from opu_dfa.defense.attacks import FGSM, Noise
 from opu_dfa.defense.outcome import Outcome, Report
 from opu_dfa.defense.rules import Surrogate
 from opu_dfa.defense.threats import MEDIUM, NOTHING, Threat
+from opu_dfa.training.checkpoint import load_tree
 
 SMALL = [
     "opu=simulated",
@@ -49,7 +50,8 @@ SMALL = [
 def defend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     """Run the verb with some words in this process: (exit code, what it printed, what it complained)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluation, "curve", lambda reports: Unseen())  # what takes longer than all the rest
+    for figure in ("curve", "query_curve"):  # what takes longer than all the rest
+        monkeypatch.setattr(evaluation, figure, lambda reports: Unseen())
     monkeypatch.setattr(threats, "Surrogate", Quick)
 
     def go(*words: str) -> tuple[object, str, str]:
@@ -107,6 +109,7 @@ def test_a_run_trains_both_twins_attacks_them_alike_and_leaves_a_folder(small_ru
         "summary.json",
         "report.md",
         "robustness.png",
+        "queries.png",
         "images",
         "defended.safetensors",
         "undefended.safetensors",
@@ -121,13 +124,28 @@ def test_a_run_trains_both_twins_attacks_them_alike_and_leaves_a_folder(small_ru
             assert each["robust_accuracy"] <= min(each["accuracy"].values()) <= each["clean_accuracy"]
             mine = [r for r in records_of(folder, "attack") if (r["model"], r["eps"]) == (name, each["eps"])]
             assert {r["attack"]: r["accuracy"] for r in mine} == each["accuracy"]
-    assert {"square", "transfer", "fgsm / true feedback", "fgsm / surrogate"} < set(
+    replayed = {"transfer, pgd, from the twin", "transfer, mifgsm, from the twin"}
+    assert {"square", *replayed, "fgsm / true feedback", "fgsm / surrogate"} < set(
         summary["models"]["defended"][0]["accuracy"]
     )
-    assert set(summary["models"]["undefended"][0]["accuracy"]) == {"fgsm / exact", "square", "transfer"}
+    assert set(summary["models"]["undefended"][0]["accuracy"]) == {"fgsm / exact", "square", *replayed}
     for sentence in summary["verdict"]:
         assert sentence in printed
         assert sentence in (folder / "report.md").read_text()
+
+
+def test_the_frames_of_the_device_are_told_for_each_attack(small_run):
+    folder, summary, printed = small_run
+    for record in records_of(folder, "attack"):
+        mine = next(each for each in summary["models"][record["model"]] if each["eps"] == record["eps"])
+        assert mine["frames"][record["attack"]] == record["frames"]
+        if record["model"] == "defended" and record["attack"] == "fgsm / true feedback":
+            assert record["frames"] == 24 * (3 + 1)  # before, at the gradient, after; and the judgement's own
+    under_attack = sum(r["frames"] for r in records_of(folder, "attack") if r["model"] == "defended")
+    device = summary["device"]
+    assert device["training_frames"] == 2 * (600 // 64 * 64)  # epochs of whole batches
+    assert device["frames"] == device["training_frames"] + under_attack
+    assert f"{device['frames']:,} frames" in printed
 
 
 def test_the_files_of_single_images_add_up_to_the_table(small_run):
@@ -155,7 +173,7 @@ def test_an_interrupted_run_redoes_neither_models_nor_attacks(defend, tmp_path, 
     code, printed, _ = defend(*words, "hydra.run.dir=mine")
     assert code == 130
     assert "Continue with: opu-dfa defend resume=mine" in printed
-    monkeypatch.setattr(run, "train", None)  # would fail if it were called
+    monkeypatch.setattr(fitting, "Training", None)  # would fail if it were called
     before = len(asked)
     _, summary = folder_of(defend("resume=mine"), tmp_path)
     assert len(asked) - before == len(records_of(tmp_path / "mine", "attack")) - 5
@@ -163,14 +181,27 @@ def test_an_interrupted_run_redoes_neither_models_nor_attacks(defend, tmp_path, 
     assert (tmp_path / "mine/metrics.jsonl").read_text().count('"epoch"') == 4
 
 
-def test_a_model_that_was_not_done_is_trained_again(defend, tmp_path, monkeypatch):
-    saved = run.save_tree
-    monkeypatch.setattr(run, "save_tree", lambda path, tree: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert defend(*SMALL, "hydra.run.dir=mine")[0] == 130
-    assert len(records_of(tmp_path / "mine", "epoch")) == 2
-    monkeypatch.setattr(run, "save_tree", saved)
+def test_a_training_interrupted_between_epochs_ends_in_the_same_weights(defend, tmp_path, monkeypatch):
+    words = [*SMALL, "sanity=0", "attacks=noise"]
+    undisturbed, _ = folder_of(defend(*words, "hydra.run.dir=whole"), tmp_path)
+    saved, written = fitting.save_tree, []
+
+    def stop_at_the_second(path, tree):
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        saved(path, tree)
+
+    monkeypatch.setattr(fitting, "save_tree", stop_at_the_second)
+    assert defend(*words, "hydra.run.dir=mine")[0] == 130
+    assert [r["epoch"] for r in records_of(tmp_path / "mine", "epoch")] == [1, 2]
     folder, _ = folder_of(defend("resume=mine"), tmp_path)
     assert [r["epoch"] for r in records_of(folder, "epoch")] == [1, 2, 1, 2]
+    assert not list(folder.glob("*.training.*"))
+    for name in ("undefended", "defended"):
+        one, other = (load_tree(each / f"{name}.safetensors")["model"] for each in (undisturbed, folder))
+        for key, value in one.items():
+            torch.testing.assert_close(other[key], value, rtol=0, atol=0, msg=f"{name}: {key}")
 
 
 def test_another_run_in_the_same_folder_is_refused(defend, tmp_path):
@@ -222,8 +253,10 @@ def test_further_seeds_heads_and_an_adversarial_competitor_are_attacked_too(defe
     assert list(summary["scores"]) == ["undefended", "defended", "adversarially trained"]
     grid = {f"{head}, {rule}" for head in models.HEADS for rule in models.RULES}
     assert set(summary["models"]) == {*summary["scores"], "defended, seed 1", *grid}
-    assert "pgd / T recovered, 64 patterns" in summary["models"]["defended"][0]["accuracy"]
+    recovered = {"pgd / T recovered, 64 patterns", "pgd / T recovered, 64 patterns, no noise"}
+    assert recovered < set(summary["models"]["defended"][0]["accuracy"])
     page = (folder / "report.md").read_text()
+    assert "[x] baseline trained alike: adam, 1 epochs" in page
     assert "[x] ablation grid" in page
     assert "[x] compared with adversarial training" in page
     assert "[ ] three seeds or more" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from opu_dfa.defense.attacks import PGD
 from opu_dfa.defense.checklist import HEADS, RULES
 from opu_dfa.defense.model import Head, OpticalDefense, vgg_features
 from opu_dfa.defense.rules import Autograd
-from opu_dfa.defense.training import Adversary, Recipe
+from opu_dfa.defense.training import Adversary, Epoch, Recipe
 from opu_dfa.errors import CheckpointError
 from opu_dfa.opening import open_device
 from opu_dfa.seeds import stream
@@ -25,14 +25,16 @@ from opu_dfa.tasks.pictures import Pictures, read_pictures
 from opu_dfa.training.checkpoint import load_tree
 
 DEFENDED, UNDEFENDED, ADVERSARIAL = "defended", "undefended", "adversarially trained"
+ANOTHER_MEDIUM = "another medium"
 
 
 @dataclass(frozen=True)
 class Data:
-    """Pixels in [0, 1], `(n, channels, height, width)`, and classes: those learned from and those attacked."""
+    """Pixels in [0, 1], `(n, channels, height, width)`, and classes: learned from, held out, and of these attacked."""
 
     images: Tensor
     labels: Tensor
+    held_out: tuple[Tensor, Tensor]
     test_images: Tensor
     test_labels: Tensor
     n_classes: int
@@ -58,8 +60,13 @@ class Variant:
         """Of its weights, in the run's folder."""
         return f"{self.name.replace(', ', '-').replace(' ', '-')}.safetensors"
 
+    @property
+    def partial(self) -> str:
+        """Of its training between two epochs, there until it is done."""
+        return self.file.replace(".safetensors", ".training.safetensors")
 
-def variants(chosen: DefendSettings) -> list[Variant]:
+
+def compared(chosen: DefendSettings) -> list[Variant]:
     """The models that are compared at every eps: twins alike but for the head and the rule that it needs."""
     twins = [
         Variant(UNDEFENDED, "plain", "straight-through", chosen.seed),  # which without a binarisation is backprop
@@ -71,14 +78,33 @@ def variants(chosen: DefendSettings) -> list[Variant]:
     ]
 
 
-def further(chosen: DefendSettings) -> list[Variant]:
-    """The models that are attacked at the largest eps alone: other seeds, and the grid of heads and rules."""
-    seeds = [
+def seeds(chosen: DefendSettings) -> list[Variant]:
+    """Defended models of other weights, another medium and B, attacked at the largest eps alone."""
+    return [
         Variant(f"{DEFENDED}, seed {seed}", chosen.head, chosen.rule, seed)
         for seed in range(chosen.seed + 1, chosen.seed + chosen.seeds)
     ]
-    grid = [Variant(f"{head}, {rule}", head, rule, chosen.seed) for head in HEADS for rule in RULES]  # type: ignore[arg-type]
-    return [*seeds, *(grid if chosen.ablations else [])]
+
+
+def grid(chosen: DefendSettings) -> list[Variant]:
+    """Every head by each rule, attacked at the largest eps alone; none unless ablations are asked for."""
+    pairs = [(head, rule) for head in HEADS for rule in RULES] if chosen.ablations else []
+    return [Variant(f"{head}, {rule}", head, rule, chosen.seed) for head, rule in pairs]  # type: ignore[arg-type]
+
+
+def variants(chosen: DefendSettings) -> list[Variant]:
+    """All models of a run."""
+    return [*compared(chosen), *seeds(chosen), *grid(chosen)]
+
+
+def others(variant: Variant, ready: Mapping[Variant, OpticalDefense]) -> dict[str, tuple[OpticalDefense, str]]:
+    """The models whose images are replayed on one: its twin, and for defended ones one with another medium."""
+    undefended, defended = list(ready)[:2]
+    found = {"the twin": defended if variant == undefended else undefended}
+    if variant.head == defended.head:
+        other = [each for each in ready if each.head == variant.head and each.seed != variant.seed]
+        found |= {ANOTHER_MEDIUM: other[0]} if other else {}
+    return {name: (ready[each], each.rule) for name, each in found.items()}
 
 
 def find_data(chosen: DefendSettings) -> Data:
@@ -90,7 +116,8 @@ def find_data(chosen: DefendSettings) -> Data:
     training, tested = read_pictures(chosen.task.data, chosen.data)
     n_classes = int(training.labels.max()) + 1
     images, labels = _some(training, chosen.train_examples, "training images")
-    return Data(images, labels, *_some(tested, chosen.test_examples, "attacked images"), n_classes)
+    held_out, attacked = _some(tested, None, ""), _some(tested, chosen.test_examples, "attacked images")
+    return Data(images, labels, held_out, *attacked, n_classes)
 
 
 @contextmanager
@@ -108,7 +135,7 @@ def built(variant: Variant, chosen: DefendSettings, data: Data) -> Iterator[Opti
         width, pixels = (None, None) if own else (chosen.n_mirrors, chosen.n_components)
         opu = open_device(chosen.opu, width, pixels, variant.seed)
     try:
-        yield OpticalDefense(
+        model = OpticalDefense(
             vgg_features(chosen.features, shape, variant.seed),
             data.n_classes,
             opu,
@@ -119,15 +146,17 @@ def built(variant: Variant, chosen: DefendSettings, data: Data) -> Iterator[Opti
             std=data.images.std((0, 2, 3)).clamp(min=1e-3).tolist(),
             seed=variant.seed,
         ).to(chosen.device)
+        model.features.to(memory_format=torch.channels_last)  # in which convolutions are faster
+        yield model
     finally:
         if opu is not None:
             opu.close()
 
 
 def recipe(variant: Variant, chosen: DefendSettings) -> Recipe:
-    """How a variant learns: the same for all but the rule."""
+    """How a variant learns: the same for all but the rule; adversarial training goes on from the undefended model."""
     return Recipe(
-        epochs=chosen.epochs,
+        epochs=chosen.adversarial_epochs if variant.adversarial else chosen.epochs,
         batch=chosen.batch_size,
         rule=variant.rule,
         optimiser=chosen.optimizer,
@@ -144,19 +173,19 @@ def adversary(variant: Variant, chosen: DefendSettings, model: OpticalDefense) -
     return Adversary(PGD(steps=chosen.adversarial_steps), chosen.budgets[-1], Autograd(model))
 
 
-def restore(model: OpticalDefense, path: Path) -> None:
-    """Load trained weights, running statistics, feedback and the device's random streams.
+def restore(model: OpticalDefense, path: Path) -> list[Epoch]:
+    """Load trained weights, running statistics, feedback and the device's random streams; how training went.
 
     Raises:
         CheckpointError: no such file, a damaged one, or one of another model.
     """
+    tree = load_tree(path)
     try:
-        model.load_state_dict(load_tree(path))
+        model.load_state_dict(tree["model"])
     except RuntimeError as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{path} holds another model: {' '.join(str(error).split())}") from error
     model.eval()
+    return [Epoch(**epoch) for epoch in tree["epochs"]]
 
 
 @contextmanager
@@ -173,7 +202,7 @@ def trained(folder: Path, name: str = DEFENDED) -> Iterator[OpticalDefense]:
     if not path.is_file():
         raise CheckpointError(f"there is no {path}. Give the folder of a run, as the run printed it.")
     chosen = parse(DefendSettings, json.loads(path.read_text()))
-    found = {variant.name: variant for variant in (*variants(chosen), *further(chosen))}
+    found = {variant.name: variant for variant in variants(chosen)}
     if name not in found:
         raise CheckpointError(f"the run in {folder} has no model {name!r}; it has {', '.join(found)}")
     with built(found[name], chosen, find_data(chosen)) as model:

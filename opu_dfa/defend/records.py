@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class Records:
     """The records of a folder; in that of another run it is refused.
 
     Args:
-        finished: names of the models whose weights are there; epochs of others are begun again.
+        variants: the run's models; what is recorded of those without weights there is dropped.
 
     Raises:
         RunFolderError: the folder holds another run, or cannot be written.
@@ -32,14 +32,17 @@ class Records:
     def __init__(self, folder: Path, config: Mapping[str, Any], variants: Sequence[Variant]) -> None:
         keep_config(folder, config, "defend")
         path = folder / METRICS
-        finished = {variant.name for variant in variants if (folder / variant.file).is_file()}
+        begun = {v.name for v in variants if any((folder / f).is_file() for f in (v.file, v.partial))}
         before = read_metrics(path) if path.exists() else []
-        self._seen = [record for record in before if record["model"] in finished]
+        self._seen = [record for record in before if record["model"] in begun]
         kept = "".join(json.dumps(record) + "\n" for record in self._seen).encode()
         write_atomically(path, kept)
         self._file = MetricsFile(path, len(kept))
 
     def epoch(self, model: str, epoch: Epoch) -> None:
+        """Record an epoch, unless it was before the run was interrupted."""
+        if any(r["model"] == model and r.get("epoch") == epoch.number for r in self._seen):
+            return
         self._add(
             {
                 "model": model,
@@ -49,6 +52,14 @@ class Records:
                 "seconds": epoch.seconds,
             }
         )
+
+    def clean(self, model: str, accuracy: Callable[[], float]) -> float:
+        """Accuracy over all images held out; measured unless it is recorded."""
+        for record in self._seen:
+            if record["model"] == model and "clean_accuracy" in record:
+                return float(record["clean_accuracy"])
+        self._add({"model": model, "clean_accuracy": accuracy()})
+        return self.clean(model, accuracy)
 
     def attack(self, model: str, report: Report, outcome: Outcome) -> None:
         accuracy = fraction(outcome.right)
@@ -61,9 +72,11 @@ class Records:
                 "accuracy": accuracy,
                 "standard_error": report.standard_error(accuracy),
                 "queries": outcome.queries,
+                "frames": outcome.frames,
                 "seconds": outcome.seconds,
                 "settings": outcome.threat.settings,
                 "rates": outcome.rate.tolist(),
+                "broken_at": None if outcome.broken_at is None else outcome.broken_at.tolist(),
             }
         )
 
@@ -74,8 +87,18 @@ class Records:
             if record["model"] == model and record.get("attack") in threats and record["eps"] == report.eps:
                 rate, name = torch.tensor(record["rates"]), record["attack"]
                 right = (rate > 0.5) & report.clean_right.cpu()
-                nothing = torch.empty(0)
-                found[name] = Outcome(name, threats[name], rate, right, record["queries"], record["seconds"], nothing)
+                broken_at = None if record.get("broken_at") is None else torch.tensor(record["broken_at"])
+                found[name] = Outcome(
+                    name,
+                    threats[name],
+                    rate,
+                    right,
+                    record["queries"],
+                    record["seconds"],
+                    torch.empty(0),
+                    broken_at,
+                    record.get("frames", 0),
+                )
         return found
 
     def checks(self, model: str, report: Report, checks: Sequence[Check]) -> None:

@@ -24,10 +24,10 @@ def print_summary(summary: Mapping[str, Any], reports: Reports, console: Console
     table = Table(title=escape(_title(summary, reports)))
     for number, heading in enumerate(_headings(reports)):
         table.add_column(heading, justify="left" if number < 2 else "right")
-    for row in rows(reports):
+    for row in rows(reports, summary["clean_accuracy"]):
         table.add_row(*map(escape, row))
     console.print(table)
-    for line in (*_notes(reports), *_spread(summary), *summary["verdict"]):
+    for line in (*_notes(reports), *_spread(summary), *_device(summary), *summary["verdict"]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -40,8 +40,9 @@ def write_report(folder: Path, summary: Mapping[str, Any], reports: Reports, che
     evaluation.write(folder, reports, checks)
     headings = _headings(reports)
     align = "|" + "|".join("---" if number < 2 else "---:" for number in range(len(headings))) + "|"
-    table = [_line(headings), align, *map(_line, rows(reports))]
-    paragraphs = [line for text in (*_notes(reports), *_spread(summary), *summary["verdict"]) for line in (text, "")]
+    table = [_line(headings), align, *map(_line, rows(reports, summary["clean_accuracy"]))]
+    texts = (*_notes(reports), *_spread(summary), *_device(summary), *summary["verdict"])
+    paragraphs = [line for text in texts for line in (text, "")]
     ticked = [line for check in reports[DEFENDED][-1].checks for line in [f"- {evaluation.tick(check)}"]]
     head = [f"# {_title(summary, reports)}", "", f"{summary['description']}.", "", *table, "", *paragraphs]
     head += ["## Checks of the evaluation", "", *ticked, ""] if ticked else []
@@ -50,28 +51,34 @@ def write_report(folder: Path, summary: Mapping[str, Any], reports: Reports, che
     write_atomically(path, "\n".join(head).encode() + path.read_bytes())
 
 
-def rows(reports: Reports) -> list[list[str]]:
-    """Clean, each attack at the largest eps, the worst case by what its attacker knows, and by eps."""
+def rows(reports: Reports, clean: Mapping[str, float]) -> list[list[str]]:
+    """Clean, each attack at the largest eps, the worst case by what its attacker knows, and by eps.
+
+    Args:
+        clean: accuracies over all images held out; other rows are of those attacked.
+    """
     last = {name: series[-1] for name, series in reports.items()}
     defended = last[DEFENDED]
-    lines = [["none (clean)", "", *(_number(report, report.clean_accuracy) for report in last.values())]]
+    lines = [["none (clean), all held out", "", *(f"{100 * clean[name]:.2f}" for name in last)]]
+    lines += [["none (clean)", "", *(_number(report, report.clean_accuracy) for report in last.values())]]
     for outcome in defended.outcomes:
         cells = []
         for report in last.values():
             mine = counterpart(report, outcome)
             cells.append("" if mine is None else _number(report, report.accuracy[mine.name]))
-        lines.append([outcome.name, outcome.threat.knowledge, *cells])
+        lines.append([outcome.name, outcome.threat.knowledge, *cells, f"{outcome.frames:,}"])
     for knowledge, left in defended.by_knowledge().items():
         cells = [_number(defended, left) if name == DEFENDED else "" for name in last]
         lines.append(["worst case per image", f"up to: {knowledge}", *cells])
     for number, report in enumerate(reports[DEFENDED]):
         cells = [_number(series[number], series[number].robust_accuracy) for series in reports.values()]
         lines.append([f"worst case per image, eps = {255 * report.eps:.4g}/255", "all", *cells])
-    return lines
+    width = len(_headings(reports))
+    return [line + [""] * (width - len(line)) for line in lines]
 
 
 def _headings(reports: Reports) -> list[str]:
-    return ["attack", "attacker", *(f"{name}, %" for name in reports)]
+    return ["attack", "attacker", *(f"{name}, %" for name in reports), "frames"]
 
 
 def _title(summary: Mapping[str, Any], reports: Reports) -> str:
@@ -93,6 +100,18 @@ def _spread(summary: Mapping[str, Any]) -> list[str]:
         f"{100 * series[-1]['robust_accuracy']:.1f} % at eps = {255 * series[-1]['eps']:.4g}/255."
         for name, series in summary["models"].items()
         if name not in summary["scores"]
+    ]
+
+
+def _device(summary: Mapping[str, Any]) -> list[str]:
+    """What the device spent; the table's frames are those of an attack on the defended model and of its judgement."""
+    device = summary["device"]
+    if not device:
+        return []
+    return [
+        f"Device ({device['name']}): {device['frames']:,} frames, {device['training_frames']:,} of them in training, "
+        f"the rest under attack; {device['seconds']:,.0f} s at its frame time, {device['joules'] / 1e3:,.1f} kJ at its "
+        "power."
     ]
 
 

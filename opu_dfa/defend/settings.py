@@ -41,12 +41,15 @@ class DefendSettings:
     augment: bool
     adversarial: bool
     adversarial_steps: Count
+    adversarial_epochs: NonNegativeInt
 
     eps: list[float | str]
     attacks: str | list[str]
     steps: Count | None
     queries: Count | None
-    measurements: Count
+    measurements: list[Count]
+    score_measurements: Count
+    errors: list[NonNegative]
     surrogate_queries: Count
     retrieval: list[Count]
     repeats: Count

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hardware import OPU
 from opu_dfa.defend.models import ADVERSARIAL, DEFENDED, UNDEFENDED
 from opu_dfa.defend.settings import DefendSettings
 from opu_dfa.defense import sanity
@@ -18,9 +19,10 @@ from opu_dfa.defense.threats import NOTHING
 def summarised(
     chosen: DefendSettings,
     description: str,
+    clean: Mapping[str, float],
     reports: Mapping[str, Sequence[Report]],
     further: Mapping[str, Report],
-    device: str | None,
+    device: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The numbers of all models at all eps, and the verdict."""
     everyone = {**reports, **{name: [report] for name, report in further.items()}}
@@ -31,12 +33,30 @@ def summarised(
         "head": chosen.head,
         "rule": chosen.rule,
         "device": device,
+        "clean_accuracy": dict(clean),
         "images": len(reports[DEFENDED][-1].labels),
         "models": {name: [_numbers(report) for report in series] for name, series in everyone.items()},
         "verdict": verdict(reports),
         "scores": {name: series[-1].robust_accuracy for name, series in reports.items()},
         "score": f"accuracy, worst case per image, eps = {_eps(reports[DEFENDED][-1])}",
         "best": "highest",
+        "ranked": DEFENDED,
+    }
+
+
+def device_of(device: OPU, training_frames: int, reports: Sequence[Report]) -> dict[str, Any]:
+    """What the defended model's device spent in training and under the attacks on it.
+
+    What its attackers learn first, what they replay on other models, clean accuracies and checks come on top.
+    """
+    frames = training_frames + sum(outcome.frames for report in reports for outcome in report.outcomes)
+    seconds = frames * device.frame_time
+    return {
+        "name": device.identity,
+        "frames": frames,
+        "training_frames": training_frames,
+        "seconds": seconds,
+        "joules": seconds * device.power,
     }
 
 
@@ -121,6 +141,8 @@ def _numbers(report: Report) -> dict[str, Any]:
         "standard_error": report.standard_error(report.robust_accuracy),
         "by_knowledge": report.by_knowledge(),
         "accuracy": report.accuracy,
+        "frames": {outcome.name: outcome.frames for outcome in report.outcomes},
+        "attackers": {outcome.name: outcome.threat.knowledge for outcome in report.outcomes},
         "checks": {check.name: check.holds for check in report.checks},
     }
 

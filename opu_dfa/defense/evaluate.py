@@ -14,7 +14,7 @@ from opu_dfa.defense.retrieval import recover_known
 from opu_dfa.defense.rules import StraightThrough
 from opu_dfa.defense.sanity import run_checks
 from opu_dfa.defense.target import Attack, Target, check_images
-from opu_dfa.defense.threats import QUERIES, Attacks, Threat, named, varies
+from opu_dfa.defense.threats import QUERIES, RECOVERED, SLOPE, Attacks, Threat, named, varies
 from opu_dfa.errors import ConfigError, DataError
 from opu_dfa.seeds import stream
 
@@ -149,8 +149,8 @@ def by_queries(
     found = {}
     for count in queries:
         known = recover_known(model.opu, count, stream(seed, f"retrieval {count}"))
-        threat = Threat(attack or PGD(), StraightThrough(model, known.matrix), QUERIES, count)
-        name = f"{threat.attack.name} / T recovered"
+        threat = Threat(attack or PGD(), StraightThrough(model, known.matrix, SLOPE), QUERIES, count)
+        name = f"{threat.attack.name} / {RECOVERED}"
         found[count] = evaluate(
             model, images, labels, eps, {name: threat}, seed=seed, repeats=repeats, chunk=chunk, sanity=0
         )

@@ -1,6 +1,9 @@
 """A classifier that looks through a scattering medium: features, a binarisation, an optical device, a linear readout.
 
-    h = W φ((x - mean) / std)        b = 1[h > mean(h)], each sample's own        logits = V norm(|Tb|²)
+    h = standardised(W φ((x - mean) / std))        b = 1[h > 0]        logits = V norm(|Tb|²)
+
+Each sample's h is standardised over its own components (layer normalisation): the binarisation is about the sample's
+own mean, and DFA, which never sees that b forgets the scale of h, cannot drive that scale up without end.
 
 The features φ and W learn without a gradient of what stands behind h (`opu_dfa.defense.rules`), the readout by exact
 gradients. Source: Cappelli et al., "Adversarial robustness by design through analog computing and synthetic
@@ -28,7 +31,7 @@ from opu_dfa.seeds import stream
 Head = Literal["plain", "sign", "projection", "intensity", "optical"]
 HEADS = ("plain", "sign", "projection", "intensity", "optical")
 STAGES = {
-    "small": [[32, 32], [64, 64], [128, 128]],
+    "small": [[32], [64], [128, 128], [256]],
     "vgg16": [[64, 64], [128, 128], [256] * 3, [512] * 3, [512] * 3],
 }
 
@@ -98,6 +101,7 @@ class OpticalDefense(nn.Module):
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, _per_channel(name, value, image_shape[0]))
         self.linear = drawn_linear(_width(features, image_shape), self.n_mirrors, stream(seed, "defense hidden"))
+        self.standardised = nn.LayerNorm(self.n_mirrors, elementwise_affine=False)
         self.optics: nn.Module = _optics(opu, head)
         n_components = self.n_mirrors if head in ("plain", "sign") or opu is None else opu.n_components
         self.norm = nn.BatchNorm1d(n_components, affine=False)
@@ -116,7 +120,9 @@ class OpticalDefense(nn.Module):
                 f"images are (batch, {self.image_shape[0]}, height, width), got {tuple(images.shape)}; "
                 "a single one is images[None]"
             )
-        return self.linear(self.features((images - self.mean) / self.std).flatten(1))
+        normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        h: Tensor = self.standardised(self.linear(self.features(normalised).flatten(1)))
+        return h
 
     def head(self, h: Tensor) -> Tensor:
         """Logits `(batch, n_classes)` of h: shown to the device, measured, normalised, read out."""

@@ -29,6 +29,9 @@ class Outcome:
         right: by majority of them, and without the attack, too, bool `(n_images,)`.
         queries: of the attack, and before it for its rule; seconds: of the attack.
         images: the changed images, as given.
+        broken_at: of an attack without a gradient: queries after which it first saw each image classified wrongly, -1
+            where it never did, int64 `(n_images,)`. One measurement of a noisy device says so: see `right`.
+        frames: that the model's device showed for the attack and the fresh measurements; 0 if nobody counted.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Outcome:
     queries: int
     seconds: float
     images: Tensor
+    broken_at: Tensor | None = None
+    frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def attacked(
     Raises:
         DataError: the attack left the ball, or the range of pixels.
     """
-    target = Target(model, chunk)
+    target = Target(model, chunk, threat.measurements)
     began = time.perf_counter()
     found = threat.attack(target, images, labels, eps, stream(seed, name), threat.rule).detach()
     seconds, queries = time.perf_counter() - began, target.queries
@@ -142,8 +147,8 @@ def attacked(
             f"{name} changed pixels by {far:g}, to {found.min().item():g} ... {found.max().item():g}; it may change "
             f"them by eps = {eps:g} within [0, 1]: mend the attack"
         )
-    _, rate = measured(target, found, labels, repeats)
-    return Outcome(name, threat, rate, rate > 0.5, queries + threat.queries, seconds, found)
+    _, rate = measured(Target(model, chunk), found, labels, repeats)
+    return Outcome(name, threat, rate, rate > 0.5, queries + threat.queries, seconds, found, target.broken_at)
 
 
 def measured(target: Target, images: Tensor, labels: Tensor, repeats: int) -> tuple[Tensor, Tensor]:

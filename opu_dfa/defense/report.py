@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -106,6 +107,48 @@ def curve(reports: Mapping[str, Sequence[Report]]) -> Figure:
     return figure
 
 
+def query_curve(reports: Mapping[str, Sequence[Report]]) -> Figure:
+    """Accuracy against the queries of an image, at each model's largest eps: a colour an attack, a line style a model.
+
+    Only of attacks that live on queries. What fresh measurements show to be right after all counts as right; what they
+    alone show to be wrong, from the last query on.
+
+    Raises:
+        DataError: no report of such an attack (`Outcome.broken_at`).
+    """
+    from matplotlib.figure import Figure
+
+    asking = {
+        title: [o for o in series[-1].outcomes if o.broken_at is not None]
+        for title, series in reports.items()
+        if series
+    }
+    names = list(dict.fromkeys(o.name for outcomes in asking.values() for o in outcomes))
+    if not names:
+        raise DataError("no attack of these reports lives on queries: run square, nes, spsa or hopskipjump")
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (title, outcomes) in enumerate(asking.items()):
+        for outcome in outcomes:
+            queries, left = standing(reports[title][-1], outcome)
+            colour, style = f"C{names.index(outcome.name)}", ("-", "--", ":", "-.")[number % 4]
+            axes.step(queries, left, style, where="post", color=colour, lw=1.2, label=f"{outcome.name}, {title}")
+    axes.set(xscale="log", xlabel="queries of an image", ylabel="accuracy", ylim=(0, 1))
+    axes.legend(frameon=False, fontsize="x-small")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def standing(report: Report, outcome: Outcome) -> tuple[list[int], list[float]]:
+    """Queries of an image at which an attack broke some, ascending from 1, and the accuracy from there on."""
+    assert outcome.broken_at is not None, "query_curve has looked"
+    last = max(1, int(outcome.broken_at.max()))
+    at = torch.where(outcome.broken_at < 0, last, outcome.broken_at)
+    at = torch.where(report.clean_right, at, 1)[~outcome.right].clamp(min=1)
+    queries = torch.cat([at.new_tensor([1]), at]).unique()
+    return queries.tolist(), [1 - int((at <= q).sum()) / len(report.labels) for q in queries.tolist()]
+
+
 def per_image(report: Report) -> str:
     """CSV, one line an image: index, label, clean prediction, right unattacked, right at last, what broke it.
 
@@ -125,7 +168,7 @@ def per_image(report: Report) -> str:
 
 
 def write(folder: Path, reports: Mapping[str, Sequence[Report]], checks: Sequence[Check] = ()) -> list[Path]:
-    """`report.md`, `robustness.png`, and a CSV for each model and eps in `images/`.
+    """`report.md`, `robustness.png`, a CSV for each model and eps in `images/`, and `queries.png` if there is any such.
 
     Args:
         reports: of each model, by its title, at ascending eps; checks: the checklist (`checklist.checklist`).
@@ -136,10 +179,10 @@ def write(folder: Path, reports: Mapping[str, Sequence[Report]], checks: Sequenc
     Raises:
         DataError: no reports; RunFolderError: a file cannot be written.
     """
-    picture = io.BytesIO()
-    curve(reports).savefig(picture, format="png", dpi=150)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    files = {folder / "robustness.png": picture.getvalue()}
+    files = {folder / "robustness.png": _png(curve(reports))}
+    if any(o.broken_at is not None for series in reports.values() for o in series[-1].outcomes):
+        files[folder / "queries.png"] = _png(query_curve(reports))
     parts = []
     for title, series in reports.items():
         for report in series:
@@ -147,12 +190,20 @@ def write(folder: Path, reports: Mapping[str, Sequence[Report]], checks: Sequenc
             name = "".join(c if c.isalnum() else "-" for c in title.lower())
             files[folder / "images" / f"{name}-{255 * report.eps:g}.csv"] = per_image(report).encode()
     parts.append("### Settings of the attacks\n\n" + "\n".join(_settings(reports)) + "\n")
+    if folder / "queries.png" in files:
+        parts.append("### Accuracy against queries\n\n![accuracy against queries](queries.png)\n")
     if checks:
         parts.append("### Checklist\n\n" + "\n".join(f"- {tick(check)}" for check in checks) + "\n")
     files[folder / "report.md"] = "\n".join(parts).encode()
     for path, content in files.items():
         path.write_bytes(content)
     return list(files)
+
+
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()
 
 
 def _settings(reports: Mapping[str, Sequence[Report]]) -> list[str]:

@@ -14,7 +14,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from hardware import OPU
+from hardware import OPU, SimulatedOPU
 from opu_dfa.errors import DataError
 
 _LARGEST_LIFT = 64  # mirrors; beyond them the n(n + 1)/2 products make the least squares too large
@@ -45,14 +45,16 @@ class Intensities:
         opu: the device; repeats: measurements of a pattern, which are averaged; chunk: patterns of one call.
 
     Attributes:
-        queries: patterns shown so far, repeats included; ceiling: the intensity from which on the camera saturates.
+        queries: patterns shown so far, repeats included; quantum: the intensity of one count; ceiling: that from which
+            on the camera saturates.
     """
 
     def __init__(self, opu: OPU, repeats: int = 1, chunk: int = 1000) -> None:
         if repeats < 1 or chunk < 1:
             raise DataError(f"repeats and chunk are at least 1, got {repeats} and {chunk}")
         self.opu, self.repeats, self.chunk = opu, repeats, chunk
-        self.ceiling = opu.largest_count * opu.intensity_per_count
+        self.quantum = opu.intensity_per_count
+        self.ceiling = opu.largest_count * self.quantum
         self.queries = 0
 
     def __call__(self, patterns: Tensor) -> Tensor:
@@ -65,13 +67,28 @@ class Intensities:
         return torch.cat(parts)
 
 
+class Noiseless(Intensities):
+    """A simulated device seen without its camera: the same medium, no noise, no counts, no saturation."""
+
+    def __init__(self, opu: SimulatedOPU, chunk: int = 1000) -> None:
+        super().__init__(opu, chunk=chunk)
+        self.quantum, self.ceiling = 0.0, inf
+        self.speckle = opu.speckle
+
+    def __call__(self, patterns: Tensor) -> Tensor:
+        """|Tb|², float32 `(batch, n_components)`, as the field gives it."""
+        self.queries += len(patterns)
+        return torch.cat([self.speckle(part.float()).square().sum(dim=0) for part in patterns.split(self.chunk)])
+
+
 def recover_known(
-    opu: OPU, n_queries: int, generator: torch.Generator, repeats: int = 1, steps: int = 100
+    opu: OPU | Intensities, n_queries: int, generator: torch.Generator, repeats: int = 1, steps: int = 100
 ) -> Recovered:
     """T from patterns the attacker sees but does not choose: random ones, each mirror on half of the time.
 
     Args:
-        opu: the device; n_queries: patterns, at least its mirrors; repeats: measurements of each; steps: of `refine`.
+        opu: the device, or what measures it in another way (`Noiseless`), which then says `repeats`; n_queries:
+            patterns, at least its mirrors; repeats: measurements of each; steps: of `refine`.
 
     Raises:
         DataError: fewer patterns than mirrors.
@@ -82,9 +99,9 @@ def recover_known(
     >>> found.matrix.shape, found.queries, found.relative_error < 0.1  # the camera counts in 8 bits
     (torch.Size([4, 8]), 300, True)
     """
-    ask = Intensities(opu, repeats)
-    patterns = random_patterns(n_queries, opu.n_features, generator)
-    matrix = from_known(patterns, ask(patterns), generator, opu.intensity_per_count, ask.ceiling, steps)
+    ask = opu if isinstance(opu, Intensities) else Intensities(opu, repeats)
+    patterns = random_patterns(n_queries, ask.opu.n_features, generator)
+    matrix = from_known(patterns, ask(patterns), generator, ask.quantum, ask.ceiling, steps)
     return _judged(matrix, ask, generator)
 
 

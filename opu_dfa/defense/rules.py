@@ -8,17 +8,16 @@ pixels exactly: backward pass differentiable approximation (BPDA), Athalye, Carl
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hardware import SimulatedOPU
 from opu_dfa.defense.model import Field, OpticalDefense, binarised, drawn_linear
+from opu_dfa.defense.student import imitate
 from opu_dfa.defense.target import GradientRule, Loss, Step, Target
 from opu_dfa.dfa import Feedback, GaussianFeedback
 from opu_dfa.errors import ConfigError, DataError
@@ -57,16 +56,24 @@ class PulledBack(GradientRule):
         """What stands for the gradient at h, `(batch, n_mirrors)`, of one at the logits, `(batch, n_classes)`."""
 
     def __call__(self, images: Tensor, loss: Loss) -> Step:
+        return self.averaged(images, loss, 1)
+
+    def averaged(self, images: Tensor, loss: Loss, measurements: int) -> Step:
+        """The mean over measurements of the head; since `pull` is linear in g, the rest is done once."""
         with evaluating(self.model), torch.enable_grad():
             x = images.detach().requires_grad_()
             h = self.model.hidden(x)
-            with torch.no_grad():
-                logits = self.model.head(h)
-            logits.requires_grad_()
-            losses = loss(logits)
-            g_logits = _gradient(losses.sum(), logits)
+            found = [self._measured(h.detach(), loss) for _ in range(measurements)]
+            logits, losses, g_logits = (torch.stack(each).mean(dim=0) for each in zip(*found, strict=True))
             (gradient,) = torch.autograd.grad(h, x, self.pull(h.detach(), g_logits).to(h.dtype))
-        return Step(logits.detach(), losses.detach(), gradient)
+        return Step(logits, losses, gradient)
+
+    def _measured(self, h: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses and the gradient at the logits, of one measurement."""
+        with torch.no_grad():
+            logits = self.model.head(h)
+        losses = loss(logits.requires_grad_())
+        return logits.detach(), losses.detach(), _gradient(losses.sum(), logits)
 
 
 class TrueFeedback(PulledBack):
@@ -196,47 +203,17 @@ class Surrogate(PulledBack):
             h = torch.cat([model.hidden(part) for part in images.split(target.chunk)])
             logits = torch.cat([model.head(part) for part in h.split(target.chunk)])
         target.queries += len(images)
-        order = torch.randperm(len(h), generator=generator)
-        held, fitted = order[: math.ceil(len(h) / 10)], order[math.ceil(len(h) / 10) :]
         last = drawn_linear(width, model.n_classes, generator)
         nn.init.zeros_(last.weight)  # a random function to begin with would stay where no query looks
         first = drawn_linear(h.shape[1], width, generator)
         network = nn.Sequential(_Standardised(h), first, nn.ReLU(), last).to(h.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
-        spread = (logits - logits.mean(dim=0)).square().mean().clamp(min=1e-12)
-        for _ in range(steps):
-            rows = fitted[torch.randint(len(fitted), (128,), generator=generator)]
-            optimiser.zero_grad()
-            (F.mse_loss(network(h[rows]), logits[rows]) / spread).backward()
-            optimiser.step()
-            schedule.step()
-        with torch.no_grad():
-            residual = (F.mse_loss(network(h[held]), logits[held]) / spread).item()
-        return cls(model, network.requires_grad_(False), len(images), residual)
+        residual = imitate(network, h, logits, generator, steps).residual
+        return cls(model, network, len(images), residual)
 
     def pull(self, h: Tensor, g_logits: Tensor) -> Tensor:
         with torch.enable_grad():
             h = h.detach().requires_grad_()
             return torch.autograd.grad(self.network(h), h, g_logits)[0]
-
-
-class EOT(GradientRule):
-    """Expectation over transformation: logits, losses and gradients of another rule, averaged over n measurements.
-
-    Source: Athalye et al., "Synthesizing robust adversarial examples", ICML 2018 (arXiv 1707.07397).
-    """
-
-    def __init__(self, rule: GradientRule, n: int) -> None:
-        if n < 1:
-            raise ConfigError(f"EOT averages over at least 1 measurement, got n={n}")
-        self.rule = rule
-        self.n = n
-        self.queries_per_image = n * rule.queries_per_image
-
-    def __call__(self, images: Tensor, loss: Loss) -> Step:
-        steps = [self.rule(images, loss) for _ in range(self.n)]
-        return Step(*(torch.stack(parts).mean(dim=0) for parts in zip(*steps, strict=True)))
 
 
 def known_matrix(opu: SimulatedOPU) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from opu_dfa.errors import DataError
+from opu_dfa.errors import ConfigError, DataError
 
 Loss = Callable[[Tensor], Tensor]  # of logits (batch, n_classes) to (batch,): what an attack raises
 
@@ -28,26 +28,50 @@ class Target:
     Args:
         model: takes pixels in [0, 1], `(batch, channels, height, width)`, and normalises them itself.
         chunk: images of one call of the model.
+        measurements: over which each answer is averaged, where answers vary; every one is a query.
 
     Attributes:
         queries: images that were classified so far.
+        broken_at: queries after which the last attack first saw each image classified wrongly, -1 where it never did,
+            int64 `(n_images,)`; None if that attack does not live on its queries.
     """
 
-    def __init__(self, model: nn.Module, chunk: int = 250) -> None:
+    broken_at: Tensor | None = None
+
+    def __init__(self, model: nn.Module, chunk: int = 250, measurements: int = 1) -> None:
+        if measurements < 1:
+            raise ConfigError(f"an answer is averaged over at least 1 measurement, got {measurements}")
         self.model = model
         self.chunk = chunk
+        self.measurements = measurements
         self.queries = 0
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `(batch, n_classes)`, in evaluation mode, without a gradient."""
-        self.queries += len(images)
+        self.queries += len(images) * self.measurements
         training = self.model.training
         self.model.eval()
         try:
-            return torch.cat([self.model(part) for part in images.split(self.chunk)])
+            return torch.cat([self._measured(part) for part in images.split(self.chunk)])
         finally:
             self.model.train(training)
+
+    def _measured(self, images: Tensor) -> Tensor:
+        """The mean answer; features, which do not vary, are computed once."""
+        model: Any = self.model
+        if self.measurements == 1:
+            answer: Tensor = model(images)
+            return answer
+        apart = hasattr(model, "hidden") and hasattr(model, "head")
+        ask, asked = (model.head, model.hidden(images)) if apart else (model, images)
+        at_once = max(1, self.chunk // len(images))
+        total: Tensor | float = 0.0
+        for begin in range(0, self.measurements, at_once):
+            times = min(at_once, self.measurements - begin)
+            answers = ask(asked.repeat(times, *[1] * (asked.ndim - 1)))
+            total = total + answers.unflatten(0, (times, len(images))).sum(dim=0)
+        return torch.as_tensor(total / self.measurements)
 
 
 class GradientRule(ABC):
@@ -58,6 +82,10 @@ class GradientRule(ABC):
     @abstractmethod
     def __call__(self, images: Tensor, loss: Loss) -> Step:
         """Logits, losses and the gradient of the sum of losses at the images `(batch, channels, height, width)`."""
+
+    def at(self, done: float) -> GradientRule:
+        """The rule when so much of an attack is done, of 1: itself, but for those that change on the way."""
+        return self
 
 
 class Attack(ABC):

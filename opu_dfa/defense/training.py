@@ -1,8 +1,8 @@
 """Training of a defence: the readout by exact gradients, the features by what a gradient rule pulls back to h.
 
 The rule is the same object that an attacker uses (`opu_dfa.defense.rules`). "dfa" projects the error at the logits by
-the model's own B, which is what `opu_dfa.dfa.DirectFeedback` does at the block `linear`; "straight-through" takes the
-head's own derivative, which without a binarisation is backpropagation. Adversarial training shows each batch as an
+the model's own B, which is what `opu_dfa.dfa.DirectFeedback` does at the block `standardised`; "straight-through" takes
+the head's own derivative, which without a binarisation is backpropagation. Adversarial training shows each batch as an
 attack changed it: Madry et al., ICLR 2018 (arXiv 1706.06083).
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +30,9 @@ RULES = {"dfa": TrueFeedback, "straight-through": StraightThrough}
 class Recipe:
     """How to train; the same for a defence and its undefended twin, or their comparison means nothing.
 
-    rule: "dfa" or "straight-through"; optimiser: "adam" (AdamW) or "sgd" (momentum 0.9); learning_rate: at first,
-    falling to 0 as a cosine over the epochs; augment: random crops, padded by an eighth of the side, and flips.
+    rule: "dfa" or "straight-through"; optimiser: "adam" (AdamW) or "sgd" (momentum 0.9); learning_rate: the largest,
+    that of a cosine which falls to 0 over the epochs, but for a linear rise over the first tenth; augment: random
+    crops, padded by an eighth of the side, and flips.
 
     Raises:
         ConfigError: an unknown name, a number out of its range.
@@ -76,6 +78,104 @@ class Epoch:
     seconds: float
 
 
+class Training:
+    """The training of a model, epoch by epoch, that can be left between two and taken up to the same bits.
+
+    Parameters that ask for no gradient stay as they are: freeze `model.features` to fit a head to a pretrained stack.
+
+    Args:
+        images: pixels in [0, 1], `(n, channels, height, width)`, where they fit; labels: `(n,)`.
+        generator: on the CPU: orders, augments and attacks.
+
+    Raises:
+        DataError: images or labels are not what `check_images` wants, or fewer than 2.
+        ConfigError: nothing of the model is trainable.
+    """
+
+    def __init__(
+        self,
+        model: OpticalDefense,
+        images: Tensor,
+        labels: Tensor,
+        recipe: Recipe,
+        generator: torch.Generator,
+        adversary: Adversary | None = None,
+    ) -> None:
+        check_images(images, labels, model.n_classes, 0.0 if adversary is None else adversary.eps)
+        if len(images) < 2:
+            raise DataError(f"training needs at least 2 images, got {len(images)}")
+        self.model, self.images, self.labels, self.recipe = model, images, labels, recipe
+        self.generator, self.adversary = generator, adversary
+        self.rule = RULES[recipe.rule](model)
+        self.optimiser = _optimiser(model, recipe)
+        self.epochs: list[Epoch] = []
+
+    @property
+    def done(self) -> bool:
+        return len(self.epochs) >= self.recipe.epochs
+
+    def epoch(self) -> Epoch:
+        """Show every image once; the model is left in evaluation mode.
+
+        Raises:
+            DivergedError: the loss is no longer a number.
+        """
+        begun = time.perf_counter()
+        number, batch = len(self.epochs) + 1, min(self.recipe.batch, len(self.images))
+        batches = list(torch.randperm(len(self.images), generator=self.generator).split(batch))
+        if len(batches[-1]) < batch:
+            del batches[-1]  # what is left over of a batch would have statistics of its own
+        total, right = 0.0, 0
+        self.model.train()
+        for i, rows in enumerate(batches):
+            self._set_rate((number - 1 + (i + 0.5) / len(batches)) / self.recipe.epochs)
+            loss, hits = self._step(rows)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the loss of epoch {number} is {loss}: lower learning_rate, which is {self.recipe.learning_rate:g}"
+                )
+            total, right = total + loss, right + hits
+        self.model.eval()
+        seen = len(batches) * batch
+        self.epochs.append(Epoch(number, total / seen, right / seen, time.perf_counter() - begun))
+        return self.epochs[-1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the remaining epochs depend on but the arguments."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+
+    def _step(self, rows: Tensor) -> tuple[float, int]:
+        """Learn from some images: their summed loss, and how many were right."""
+        where = self.model.mean.device
+        x, y = self.images[rows].to(where), self.labels[rows].to(where)
+        if self.recipe.augment:
+            x = augmented(x, self.generator)
+        if self.adversary is not None:
+            against = self.adversary
+            x = against.attack(Target(self.model), x, y, against.eps, self.generator, against.rule or self.rule)
+        self.optimiser.zero_grad()
+        logits = teach(self.model, self.rule, x, y)
+        self.optimiser.step()
+        return F.cross_entropy(logits, y, reduction="sum").item(), int((logits.argmax(1) == y).sum())
+
+    def _set_rate(self, part: float) -> None:
+        """The learning rate when this part of the training is done."""
+        rate = self.recipe.learning_rate * min(10 * part, 1) * (1 + math.cos(math.pi * part)) / 2
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+
 def train(
     model: OpticalDefense,
     images: Tensor,
@@ -83,20 +183,8 @@ def train(
     recipe: Recipe,
     generator: torch.Generator,
     adversary: Adversary | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
-    """Train in place on the cross-entropy; the model is left in evaluation mode.
-
-    Parameters that ask for no gradient stay as they are: freeze `model.features` to fit a head to a pretrained stack.
-
-    Args:
-        images: pixels in [0, 1], `(n, channels, height, width)`, where they fit; labels: `(n,)`.
-        generator: on the CPU: orders, augments and attacks.
-        on_epoch: called after each epoch.
-
-    Raises:
-        DataError: images or labels are not what `check_images` wants, or fewer than 2.
-        DivergedError: the loss is no longer a number.
+    """All epochs of a `Training` of the same arguments; the model is left in evaluation mode.
 
     >>> from opu_dfa.defense.model import vgg_features
     >>> model = OpticalDefense(vgg_features([[4]], (1, 8, 8)), 2, None, "plain", n_mirrors=16, image_shape=(1, 8, 8))
@@ -105,42 +193,11 @@ def train(
     >>> [epoch.number for epoch in epochs]
     [1, 2]
     """
-    check_images(images, labels, model.n_classes, 0.0 if adversary is None else adversary.eps)
-    if len(images) < 2:
-        raise DataError(f"training needs at least 2 images, got {len(images)}")
-    rule = RULES[recipe.rule](model)
-    optimiser = _optimiser(model, recipe)
-    batch = min(recipe.batch, len(images))
-    where = model.mean.device
-    epochs = []
-    for number in range(1, recipe.epochs + 1):
-        begun = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * (1 + math.cos(math.pi * (number - 1) / recipe.epochs)) / 2
-        total, right, seen = 0.0, 0, 0
-        model.train()
-        for rows in torch.randperm(len(images), generator=generator).split(batch):
-            if len(rows) < batch and seen:
-                break  # what is left over of a batch would have statistics of its own
-            x, y = images[rows].to(where), labels[rows].to(where)
-            if recipe.augment:
-                x = augmented(x, generator)
-            if adversary is not None:
-                x = adversary.attack(Target(model), x, y, adversary.eps, generator, adversary.rule or rule)
-            optimiser.zero_grad()
-            logits = teach(model, rule, x, y)
-            loss = F.cross_entropy(logits, y, reduction="sum").item()
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the loss of epoch {number} is {loss}: lower learning_rate, which is {recipe.learning_rate:g}"
-                )
-            optimiser.step()
-            total, right, seen = total + loss, right + int((logits.argmax(1) == y).sum()), seen + len(rows)
-        epochs.append(Epoch(number, total / seen, right / seen, time.perf_counter() - begun))
-        if on_epoch is not None:
-            on_epoch(epochs[-1])
+    training = Training(model, images, labels, recipe, generator, adversary)
+    while not training.done:
+        training.epoch()
     model.eval()
-    return epochs
+    return training.epochs
 
 
 def teach(model: OpticalDefense, rule: PulledBack, images: Tensor, labels: Tensor) -> Tensor:

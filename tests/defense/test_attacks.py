@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from opu_dfa.defense.attacks import ATTACKS, PGD, Feature, Search, Transfer, dlr, find_attack, margin
-from opu_dfa.defense.rules import EOT, Autograd
+from opu_dfa.defense.combined import EOT
+from opu_dfa.defense.rules import Autograd
 from opu_dfa.defense.target import Attack, Target
 from opu_dfa.errors import ConfigError, DataError
 
@@ -174,6 +175,69 @@ def test_no_image_is_asked_for_more_often_than_its_budget(name: str, restarts: i
     _, labels = drawn()
     right = int((Net()(drawn()[0]).argmax(1) == labels).sum())
     assert len(labels) < target.queries <= len(labels) + restarts * right * attack.queries
+
+
+@pytest.mark.parametrize("name", SCORES_OR_DECISIONS)
+def test_an_image_is_noted_when_a_query_of_it_is_wrong_within_the_budget(name: str) -> None:
+    """Against a count of what the model was really asked, image by image: none is like another."""
+    images, labels = drawn()
+    images = images + torch.linspace(-1e-3, 1e-3, 24)[:, None, None, None]  # each its own, also where it was cut
+    images = images.clamp(0, 1)
+    eps, model, asked = 0.1, Net(), []
+    model.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[0].clone()))
+    attack: Any = replace(small(name), restarts=2)  # type: ignore[type-var]
+    target = Target(model)
+    found = attack(target, images, labels, eps, seeded())
+    wrong = Net()(found).argmax(1) != labels
+    assert target.broken_at is not None
+    assert torch.equal(target.broken_at >= 0, wrong)
+    assert (target.broken_at[Net()(images).argmax(1) != labels] == 1).all()
+    assert target.broken_at.max() <= 1 + attack.restarts * getattr(attack, "queries", 1)
+    assert 1 < target.broken_at[wrong].max() < target.queries
+    alone = int(target.broken_at.argmax())
+    asked.clear()
+    one = slice(alone, alone + 1)
+    again = Target(model)
+    attack(again, images[one], labels[one], eps, seeded(3))
+    within = [((batch - images[one]).abs() <= eps + 1e-6).flatten(1).all(1) for batch in asked]
+    broken = [(Net()(batch).argmax(1) != labels[one]) & near for batch, near in zip(asked, within, strict=True)]
+    hits = torch.cat(broken).nonzero()
+    assert again.broken_at is not None
+    assert again.broken_at.item() == (int(hits[0]) + 1 if len(hits) else -1)
+
+
+def test_attacks_that_follow_gradients_note_no_queries() -> None:
+    target = Target(Net())
+    small("square")(target, *drawn(), 0.1, seeded())
+    small("pgd")(target, *drawn(), 0.1, seeded(), Autograd(Net()))
+    assert target.broken_at is None
+
+
+def test_answers_are_averaged_over_measurements_of_the_head_alone() -> None:
+    class Noisy(Net):
+        calls = 0
+
+        def hidden(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            return super().hidden(images)
+
+        def head(self, h: Tensor) -> Tensor:
+            logits = self.second(h)
+            return logits + torch.randn(logits.shape, generator=self.generator)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.hidden(images))
+
+    model, images = Noisy(), drawn(200)[0]
+    model.generator = seeded()
+    target = Target(model, chunk=50, measurements=16)
+    error = target(images) - Net()(images)
+    assert target.queries == 16 * len(images)
+    assert model.calls == 4
+    # 600 numbers of deviation 1/4: the relative error of theirs is 1/√1200
+    assert error.std().item() == pytest.approx(0.25, rel=0.1)
+    with pytest.raises(ConfigError, match="at least 1 measurement"):
+        Target(model, measurements=0)
 
 
 def test_queries_of_gradient_attacks_are_steps_and_looks() -> None:

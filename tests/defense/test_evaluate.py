@@ -15,9 +15,10 @@ from opu_dfa.defense.attacks import FGSM, PGD, Feature, Noise, Square
 from opu_dfa.defense.evaluate import by_queries, evaluate, sweep
 from opu_dfa.defense.model import OpticalDefense, vgg_features
 from opu_dfa.defense.outcome import Report
-from opu_dfa.defense.rules import Autograd, Surrogate
+from opu_dfa.defense.rules import Autograd, StraightThrough, Surrogate, known_matrix
+from opu_dfa.defense.student import Student
 from opu_dfa.defense.target import Attack, GradientRule, Target
-from opu_dfa.defense.threats import KNOWLEDGE, MEDIUM, QUERIES, Threat, standard
+from opu_dfa.defense.threats import KNOWLEDGE, MEDIUM, NOTHING, PARTIAL, QUERIES, Efforts, Threat, recovered, standard
 from opu_dfa.errors import ConfigError, DataError
 
 EPS = 0.02
@@ -229,24 +230,72 @@ def _defence(preset: str = "ideal") -> OpticalDefense:
 
 
 @pytest.mark.parametrize("preset", ["ideal", "noisy-8bit"])
-def test_all_gradients_of_a_defence_are_used_and_averaged_where_it_is_noisy(
+def test_gradients_of_each_knowledge_are_used_and_averaged_where_the_device_is_noisy(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Surrogate, "fit", partial(Surrogate.fit, **SHORT))
-    attacks = {"pgd": PGD(steps=2), "fgsm": FGSM(), "noise": Noise(), "feature": Feature(steps=2)}
+    monkeypatch.setattr(Student, "fit", partial(Student.fit, **SHORT))
+    attacks = {"pgd": PGD(steps=4), "fgsm": FGSM(), "square": Square(queries=3), "feature": Feature(steps=2)}
     images, noisy = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), preset != "ideal"
     model = _defence(preset)
-    threats = standard(model, images, attacks=attacks, measurements=3, retrieval_queries=64)
-    rules = ("true feedback", "random feedback", "surrogate", "recovered T", "straight-through")
-    rules += ("straight-through, tanh",)
-    gradients = {f"{attack} / {rule}" for attack in ("pgd", "fgsm") for rule in rules}
-    averaged = {f"pgd / {rule} x3" for rule in rules} if noisy else set()
-    assert set(threats) == gradients | averaged | {"noise", "feature"}
-    assert threats["pgd / recovered T"].queries == 64
-    assert threats["fgsm / straight-through"].knowledge == MEDIUM
+    threats = standard(model, images, attacks=attacks, efforts=Efforts((3, 4), 5, (0.3,)))
+    of_each = {"random feedback": NOTHING, "surrogate": QUERIES, "true feedback": KNOWLEDGE[2]}
+    of_each["straight-through, tanh"] = MEDIUM
+    every = {f"{attack} / {rule}": known for attack in ("pgd", "fgsm") for rule, known in of_each.items()}
+    every |= {f"pgd / straight-through, {slope}": MEDIUM for slope in ("identity", "annealed")}
+    every |= {"pgd / T known to 0.3": PARTIAL, "square": QUERIES, "feature": NOTHING}
+    every["transfer / distilled student"] = QUERIES
+    if noisy:
+        every |= {f"pgd / surrogate x{n}": QUERIES for n in (3, 4)} | {"square x5": QUERIES}
+        every |= {f"pgd / straight-through, tanh x{n}": MEDIUM for n in (3, 4)}
+    assert {name: threat.knowledge for name, threat in threats.items()} == every
+    assert threats["transfer / distilled student"].queries == 24  # each image, and with noise
     report = evaluate(model, images, torch.arange(12) % 10, EPS, threats, repeats=3, sanity=0)
     assert report.repeats == (3 if noisy else 1)
     assert set(report.accuracy) == set(threats)
+    assert "Transfer(restarts=1) of PGD(" in threats["transfer / distilled student"].settings
+
+
+def test_a_medium_is_recovered_through_its_camera_and_better_without() -> None:
+    model = _defence("noisy-8bit")
+    found = recovered(model, 0, [200])
+    assert list(found) == ["T recovered, 200 patterns", "T recovered, 200 patterns, no noise"]
+    h, g = torch.randn(2, 20, 16, generator=torch.Generator().manual_seed(0))
+    g = g[:, :10]
+    exact = StraightThrough(model, known_matrix(model.opu), 2.0).pull(h, g)  # type: ignore[arg-type]
+    camera, without = (rule.pull(h, g) - exact for rule, _, _ in found.values())  # type: ignore[attr-defined]
+    assert without.norm() < camera.norm() / 10
+    assert without.norm() < 1e-2 * exact.norm()
+
+
+def test_all_attacks_run_on_a_plain_module() -> None:
+    model, images = _linear(3), _images(8)
+    small = {"square": Square(queries=3), "pgd": PGD(steps=2)}
+    report = evaluate(_Noisy(model), images, model(images).argmax(1), EPS, standard(_Noisy(model), images, 0, small))
+    assert list(report.accuracy) == [
+        "square",
+        "square x20",
+        "pgd / autograd",
+        "pgd / autograd x5",
+        "pgd / autograd x20",
+    ]
+
+
+def test_averaged_scores_are_counted_measurement_by_measurement() -> None:
+    model, images = _linear(), _images(5)
+    labels = model(images).argmax(dim=1)
+    once, often = (Threat(Noise(), measurements=n) for n in (1, 20))
+    report = evaluate(model, images, labels, EPS, {"once": once, "often": often}, sanity=0)
+    assert report.outcomes[1].queries == 20 * report.outcomes[0].queries
+    assert "20 measurements" in often.settings
+
+
+def test_the_queries_that_broke_an_image_are_in_the_report(closed_form: tuple[Report, Tensor]) -> None:
+    report, _ = closed_form
+    square = next(outcome for outcome in report.outcomes if outcome.name == "square")
+    assert square.broken_at is not None
+    assert torch.equal(square.broken_at >= 0, ~square.right)  # answers do not vary
+    assert next(outcome for outcome in report.outcomes if outcome.name == "pgd").broken_at is None
 
 
 def test_phase_retrieval_is_evaluated_by_its_queries() -> None:

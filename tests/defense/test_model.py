@@ -127,8 +127,20 @@ def test_a_checkpoint_of_another_medium_is_refused():
 def test_normalisation_of_pixels_is_inside_the_model():
     model = OpticalDefense(nn.Flatten(), 2, None, "plain", n_mirrors=4, image_shape=(2, 1, 1), mean=(0.1, 0.3), std=0.5)
     x = torch.tensor([0.6, 0.8]).view(1, 2, 1, 1)
-    expected = model.linear(torch.tensor([[1.0, 1.0]]))
-    torch.testing.assert_close(model.hidden(x), expected)
+    expected = model.linear(torch.tensor([[1.0, 1.0]])).detach()
+    standardised = (expected - expected.mean()) / (expected.var(correction=0) + 1e-5).sqrt()  # layer_norm's eps
+    torch.testing.assert_close(model.hidden(x), standardised)
+
+
+def test_hidden_rows_are_standardised_so_that_dfa_cannot_raise_their_scale():
+    model = build("sign")
+    x = torch.rand(5, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    before = model.hidden(x)
+    with torch.no_grad():
+        model.linear.weight.mul_(7)
+        model.linear.bias.mul_(7)
+    torch.testing.assert_close(model.hidden(x), before, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(before.mean(1), torch.zeros(5), rtol=0, atol=1e-6)
 
 
 def test_a_copy_shares_the_device_and_nothing_else():

@@ -12,13 +12,19 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from opu_dfa.defense.attacks import FGSM, PGD, Noise, Square
-from opu_dfa.defense.checklist import HEADS, RULES, Evidence, checklist
+from hardware import open_opu
+from opu_dfa.defense.attacks import FGSM, MIFGSM, PGD, Noise, Square, Transfer, find_attack
+from opu_dfa.defense.checklist import HEADS, RULES, SEARCHES, Evidence, checklist, matched
+from opu_dfa.defense.combined import EOT, Annealed, Averaged, Ensemble
 from opu_dfa.defense.evaluate import sweep
-from opu_dfa.defense.outcome import Check, Report
-from opu_dfa.defense.report import curve, markdown, per_image, print_report, rows, tick, write
-from opu_dfa.defense.rules import Autograd
-from opu_dfa.defense.threats import MEDIUM, QUERIES, Threat
+from opu_dfa.defense.model import Head, OpticalDefense, vgg_features
+from opu_dfa.defense.outcome import Check, Outcome, Report
+from opu_dfa.defense.report import curve, markdown, per_image, print_report, query_curve, rows, standing, tick, write
+from opu_dfa.defense.rules import Autograd, RandomFeedback, StraightThrough, Surrogate, TrueFeedback
+from opu_dfa.defense.student import Student
+from opu_dfa.defense.target import Target
+from opu_dfa.defense.threats import FEEDBACK, MEDIUM, NOTHING, PARTIAL, QUERIES, Threat
+from opu_dfa.defense.training import Recipe
 from opu_dfa.errors import DataError
 
 
@@ -85,12 +91,14 @@ def test_every_image_has_its_line(reports: tuple[Report, ...]) -> None:
 
 def test_what_was_not_run_is_not_ticked(reports: tuple[Report, ...]) -> None:
     held = {check.name: check for check in checklist(Evidence(reports))}
-    for name in ("transfer", "APGD", "Square, 5,000 queries or more", "ablation grid", "baseline trained alike"):
-        assert held[name].holds is None
+    retrieval = "accuracy against patterns of phase retrieval, with noise and without"
+    for name in (*SEARCHES, retrieval, "ablation grid", "baseline trained alike"):
+        assert held[name].holds is None  # Square, too, which ran with 20 queries
         assert tick(held[name]).startswith(f"[ ] {name}: not run")
     assert held["threat model stated, 8/255 included"].holds
     assert held["accuracy falls with eps"].holds
     assert held["worst case per image over all attacks"].holds
+    assert "square: half of" in held["accuracy against queries"].detail
 
 
 def test_what_was_run_is_ticked(reports: tuple[Report, ...]) -> None:
@@ -101,7 +109,8 @@ def test_what_was_run_is_ticked(reports: tuple[Report, ...]) -> None:
         adversarial=reports,
         seeds=[last, last, last],
         ablations={(head, rule): last for head in HEADS for rule in RULES},
-        retrieval={100: last, 200: last},
+        retrieval={"8 bits": {100: last, 200: last}, "without noise": {100: last, 200: last}},
+        n_mirrors=50,
         matched="same optimiser, epochs, weight decay and widths",
         files=["a.csv"],
     )
@@ -109,8 +118,12 @@ def test_what_was_run_is_ticked(reports: tuple[Report, ...]) -> None:
     for name in ("ablation grid", "three seeds or more", "baseline trained alike", "per-image results written"):
         assert held[name]
     assert held["compared with adversarial training"]
-    assert held["accuracy against queries of phase retrieval"]
-    assert held["transfer"] is None
+    assert held["accuracy against patterns of phase retrieval, with noise and without"]
+    assert held["transfer from an ensemble"] is None
+    halved = replace(everything, retrieval={"8 bits": {100: last, 200: last}, "without noise": {100: last}})
+    assert {c.name: c.holds for c in checklist(halved)}[
+        "accuracy against patterns of phase retrieval, with noise and without"
+    ] is None
     with pytest.raises(DataError, match="at least one"):
         checklist(Evidence(()))
 
@@ -122,11 +135,115 @@ def test_a_rising_curve_fails_its_check(reports: tuple[Report, ...]) -> None:
     assert tick(held["accuracy falls with eps"]).startswith("[!]")
 
 
+def defence(seed: int, head: Head = "optical") -> OpticalDefense:
+    opu = open_opu("simulated", n_features=16, n_components=32, seed=seed) if head == "optical" else None
+    features = vgg_features([[4]], (1, 8, 8))
+    return OpticalDefense(features, 3, opu, head, 16, image_shape=(1, 8, 8), seed=seed).eval()
+
+
+def full(model: OpticalDefense) -> dict[str, Threat]:
+    """A row for all that the list asks of searches."""
+    pgd, steep = PGD(), StraightThrough(model, beta=2.0)
+    surrogate = Surrogate(model, nn.Linear(16, 3), 10, 0.1)
+    student = Student.fit(Target(model), torch.rand(4, 1, 8, 8), torch.Generator(), steps=1)
+    twin, other = defence(0, "plain"), defence(1)
+    rules = {
+        "true": (TrueFeedback(model), FEEDBACK),
+        "random": (RandomFeedback(model, seed=7), NOTHING),
+        "identity": (StraightThrough(model), MEDIUM),
+        "tanh": (steep, MEDIUM),
+        "annealed": (Annealed([steep]), MEDIUM),
+        "errors": (steep, PARTIAL),
+        "surrogate": (surrogate, QUERIES),
+        "surrogate x5": (EOT(surrogate, 5), QUERIES),
+        "surrogate x20": (EOT(surrogate, 20), QUERIES),
+    }
+    both = Ensemble([Autograd(twin), Autograd(other)])
+    replayed = {
+        "student": Transfer(model=student, rule=Autograd(student)),
+        "pgd from twin": Transfer(model=twin, rule=Autograd(twin)),
+        "mifgsm from twin": Transfer(model=twin, rule=Autograd(twin), attack=MIFGSM()),
+        "pgd from other": Transfer(model=other, rule=Autograd(other)),
+        "mifgsm from other": Transfer(model=other, rule=Autograd(other), attack=MIFGSM()),
+        "mifgsm from all": Transfer(model=Averaged([twin, other]), rule=both, attack=MIFGSM()),
+    }
+    attacks = ("square", "nes", "hopskipjump", "feature")
+    return {
+        **{name: Threat(pgd, rule, knowledge) for name, (rule, knowledge) in rules.items()},
+        **{name: Threat(attack, knowledge=NOTHING) for name, attack in replayed.items()},
+        **{name: Threat(find_attack(name), knowledge=QUERIES) for name in attacks},
+        **{name: Threat(find_attack(name), steep, MEDIUM) for name in ("apgd-ce", "apgd-dlr")},
+        "square x20": Threat(find_attack("square"), knowledge=QUERIES, measurements=20),
+    }
+
+
+LACKS = {
+    "white box: the true feedback": ("true",),
+    "white box: a random feedback": ("random",),
+    "learned surrogate of the head (BPDA)": ("surrogate", "surrogate x5", "surrogate x20"),
+    "white box: straight-through with T known": ("identity", "annealed"),
+    "Square, 5,000 queries or more, restarted": ("square", "square x20"),
+    "transfer from the undefended twin": ("pgd from twin",),
+    "transfer from a defended twin with another T": ("mifgsm from other",),
+    "transfer from an ensemble": ("mifgsm from all",),
+    "full network distilled from queries": ("student",),
+    "T known to relative errors": ("errors",),
+    "APGD": ("apgd-dlr",),
+    "Square on scores averaged over 20 measurements": ("square x20",),
+    "expectation over 1, 5 and 20 measurements, fresh ones for the result": ("surrogate x5",),
+}
+
+
+def test_a_row_is_ticked_by_all_that_it_asks_for_and_by_nothing_less(reports: tuple[Report, ...]) -> None:
+    right = torch.ones(40, dtype=torch.bool)
+    outcomes = tuple(
+        Outcome(name, threat, right.float(), right, 1, 0.0, torch.empty(0)) for name, threat in full(defence(0)).items()
+    )
+    report = replace(reports[-1], outcomes=outcomes, repeats=20)
+    held = {check.name: check for check in checklist(Evidence((report,)))}
+    for name in (*SEARCHES, *LACKS):
+        assert held[name].holds, held[name]
+    for name, without in LACKS.items():
+        less = replace(report, outcomes=tuple(o for o in outcomes if o.name not in without))
+        missing = {check.name: check for check in checklist(Evidence((less,)))}
+        assert missing[name].holds is None, missing[name]
+        assert all(missing[other].holds for other in SEARCHES if other != name)
+    quiet = replace(report, outcomes=outcomes[:1], repeats=1)
+    shown = checklist(Evidence((quiet,)))
+    assert next(c for c in shown if c.name.startswith("expectation")).detail == "the model's answers do not vary"
+
+
+def test_twins_match_by_what_they_are_and_not_by_what_is_said() -> None:
+    twins = (defence(0), defence(0, "plain"))
+    assert "3 epochs" in matched((Recipe(epochs=3), Recipe(epochs=3, rule="straight-through")), twins)
+    assert matched((Recipe(weight_decay=0.1), Recipe()), twins) == ""
+    wider = OpticalDefense(vgg_features([[8]], (1, 8, 8)), 3, None, "plain", 16, image_shape=(1, 8, 8))
+    assert matched((Recipe(), Recipe()), (twins[0], wider)) == ""
+
+
+def test_the_query_curve_ends_where_the_table_does(reports: tuple[Report, ...]) -> None:
+    report = reports[-1]
+    square = next(o for o in report.outcomes if o.name == "square")
+    queries, left = standing(report, square)
+    assert queries[0] == 1
+    assert left[0] <= report.clean_accuracy
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == pytest.approx(report.accuracy["square"])
+    assert square.broken_at is not None
+    lucky = replace(square, broken_at=torch.full_like(square.broken_at, -1))  # fresh measurements alone say wrong
+    assert standing(report, lucky)[1][-1] == pytest.approx(report.accuracy["square"])
+    axes = query_curve({"defended": reports, "again": reports}).axes[0]
+    assert [line.get_label() for line in axes.get_lines()] == ["square, defended", "square, again"]
+    with pytest.raises(DataError, match="lives on queries"):
+        query_curve({"defended": [replace(report, outcomes=report.outcomes[:1])]})
+
+
 def test_files_are_written(reports: tuple[Report, ...], tmp_path: Path) -> None:
     files = write(tmp_path, {"small VGG": reports}, [Check("transfer", None, "")])
     assert {path.relative_to(tmp_path).as_posix() for path in files} == {
         "report.md",
         "robustness.png",
+        "queries.png",
         "images/small-vgg-4.csv",
         "images/small-vgg-8.csv",
     }

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from hardware import SimulatedOPU
+from opu_dfa.defense.combined import EOT
 from opu_dfa.defense.model import OpticalDefense, binarised, vgg_features
 from opu_dfa.defense.rules import (
-    EOT,
     Autograd,
     RandomFeedback,
     StraightThrough,

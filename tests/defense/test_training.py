@@ -10,7 +10,7 @@ from hardware import SimulatedOPU
 from opu_dfa.defense.model import OpticalDefense, vgg_features
 from opu_dfa.defense.rules import StraightThrough, TrueFeedback
 from opu_dfa.defense.target import Attack
-from opu_dfa.defense.training import Adversary, Epoch, Recipe, augmented, teach, train
+from opu_dfa.defense.training import Adversary, Recipe, Training, augmented, teach, train
 from opu_dfa.dfa import DirectFeedback
 from opu_dfa.errors import ConfigError, DataError, DivergedError
 
@@ -60,7 +60,7 @@ def test_dfa_is_what_the_engine_of_direct_feedback_does(digits):
     teach(model, TrueFeedback(model), x, y)
     ours = gradients(model)
     model.zero_grad()
-    engine = DirectFeedback(model, blocks=["linear"], feedback=model.feedback)
+    engine = DirectFeedback(model, blocks=["standardised"], feedback=model.feedback)
     out = model(x)
     engine.backward(F.cross_entropy(out, y), out)
     for name, theirs in gradients(model).items():
@@ -129,11 +129,23 @@ def test_adversarial_training_resists_what_it_was_trained_with(digits):
     assert robust[1] > robust[0] + 0.1
 
 
-def test_progress_is_told_after_each_epoch(digits):
-    told: list[Epoch] = []
-    epochs = train(build(), digits[0][:100], digits[1][:100], Recipe(epochs=3), torch.Generator(), on_epoch=told.append)
-    assert told == epochs
-    assert [epoch.number for epoch in told] == [1, 2, 3]
+def test_a_training_taken_up_between_epochs_ends_in_the_same_bits(digits):
+    def begun() -> Training:
+        chosen = Recipe(epochs=3, augment=True)
+        return Training(build(), digits[0][:100], digits[1][:100], chosen, torch.Generator().manual_seed(5))
+
+    whole = begun()
+    while not whole.done:
+        whole.epoch()
+    left = begun()
+    left.epoch()
+    taken = begun()
+    taken.load_state_dict(left.state_dict())
+    while not taken.done:
+        taken.epoch()
+    assert [e.number for e in taken.epochs] == [1, 2, 3]
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(taken.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
 def test_augmentation_shifts_and_mirrors_each_image_by_itself():

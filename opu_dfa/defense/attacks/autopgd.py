@@ -56,7 +56,7 @@ class APGD(Restarted):
             keep = 0.75 if step else 1.0
             x, before = search.project(x + keep * (moved - x) + (1 - keep) * (x - before)), x
             last_loss = loss
-            loss, gradient, new_margins = self.look(search, x)
+            loss, gradient, new_margins = self.look(search, x, (step + 1) / self.steps)
             found = torch.where(pixels(new_margins > margins), x, found)
             margins = torch.maximum(margins, new_margins)
             better = loss > best_loss
@@ -76,9 +76,9 @@ class APGD(Restarted):
                 window = max(window - shorter, least)
         return found, search.loss(found)  # asked again: a rule's own logits may be a surrogate's
 
-    def look(self, search: Search, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, gradient and margin at x."""
-        step = search.step(x, self.loss)
+    def look(self, search: Search, x: Tensor, done: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, gradient and margin at x, with so much of the restart done."""
+        step = search.step(x, self.loss, done)
         return step.loss, step.gradient, margin(step.logits, search.labels)
 
 

@@ -19,8 +19,8 @@ def ascend(
     The last and not the best: the best of many noisy evaluations would be the luckiest.
     """
     images, direction = start, torch.zeros_like(start)
-    for _ in range(steps):
-        gradient = search.step(images, loss).gradient
+    for step in range(steps):
+        gradient = search.step(images, loss, step / steps).gradient
         if momentum:
             gradient = gradient / gradient.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-30)  # 1e-30: no 0 / 0
             direction = gradient = momentum * direction + gradient

@@ -16,10 +16,43 @@ from opu_dfa.defense.attacks.losses import LOSSES, margin
 from opu_dfa.defense.target import Attack, GradientRule, Loss, Step, Target, check_images
 from opu_dfa.errors import ConfigError
 
+ROUNDING = 1e-6  # of a pixel's value
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How often some of an attack's images were asked for, and when each was first seen broken; int64 `(n_images,)`.
+
+    The tensors are those of all images and change as the attack goes on; rows are of those meant here.
+    """
+
+    asked: Tensor
+    broken_at: Tensor  # -1: never
+    rows: Tensor
+
+    @classmethod
+    def begin(cls, wrong: Tensor, measurements: int) -> Progress:
+        """After the first look at the images, some of which are wrong as they are."""
+        asked = torch.full(wrong.shape, measurements, device=wrong.device)
+        return cls(asked, torch.where(wrong, measurements, -1), torch.arange(len(wrong), device=wrong.device))
+
+    def of(self, index: Tensor) -> Progress:
+        """The same of some of the rows."""
+        return replace(self, rows=self.rows[index])
+
+    def note(self, broken: Tensor, measurements: int) -> None:
+        """One more look at each row."""
+        self.asked[self.rows] += measurements
+        first = self.rows[broken & (self.broken_at[self.rows] < 0)]
+        self.broken_at[first] = self.asked[first]
+
 
 @dataclass(frozen=True)
 class Search:
-    """Images `(batch, channels, height, width)` under attack, their labels `(batch,)`, eps; pixels in [0, 1]."""
+    """Images `(batch, channels, height, width)` under attack, their labels `(batch,)`, eps; pixels in [0, 1].
+
+    What it asks is noted in `progress`, if there is one.
+    """
 
     target: Target
     images: Tensor
@@ -27,6 +60,7 @@ class Search:
     eps: float
     generator: torch.Generator
     rule: GradientRule | None = None
+    progress: Progress | None = None
 
     @cached_property
     def lower(self) -> Tensor:
@@ -44,7 +78,8 @@ class Search:
 
     def of(self, index: Tensor) -> Search:
         """The same search of some of the images."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        progress = None if self.progress is None else self.progress.of(index)
+        return replace(self, images=self.images[index], labels=self.labels[index], progress=progress)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), drawn where the generator lives."""
@@ -63,19 +98,29 @@ class Search:
         """Losses `(batch,)`, or `(n, batch)` of n changed batches, by one query of each image."""
         logits = self.target(images.reshape(-1, *images.shape[-3:]))
         labels = self.labels.repeat(len(logits) // max(1, len(self.labels)))
+        if self.progress is not None:
+            self._note(images, margin(logits, labels).reshape(images.shape[:-3]) > 0)
         return LOSSES[name](logits, labels).reshape(images.shape[:-3])
 
-    def step(self, images: Tensor, loss: str) -> Step:
-        """What the gradient rule finds at the images; counted as the queries that it makes."""
+    def _note(self, images: Tensor, wrong: Tensor) -> None:
+        """What was asked, in turn, and whether it was both wrong and allowed."""
+        assert self.progress is not None, "loss has looked"
+        allowed = ((images >= self.lower - ROUNDING) & (images <= self.upper + ROUNDING)).flatten(-3).all(-1)
+        for broken in (wrong & allowed).reshape(-1, len(self.labels)):
+            self.progress.note(broken, self.target.measurements)
+
+    def step(self, images: Tensor, loss: str, done: float = 0.0) -> Step:
+        """What the gradient rule finds at the images, with so much of the attack done; its queries are counted."""
         assert self.rule is not None, "Restarted has checked that there is one"
-        self.target.queries += len(images) * self.rule.queries_per_image
+        rule = self.rule.at(done)
+        self.target.queries += len(images) * rule.queries_per_image
 
         def raised(labels: Tensor) -> Loss:
             return lambda logits: LOSSES[loss](logits, labels)
 
         chunk = self.target.chunk
         pairs = zip(images.split(chunk), self.labels.split(chunk), strict=True)
-        parts = [self.rule(part, raised(labels)) for part, labels in pairs]
+        parts = [rule(part, raised(labels)) for part, labels in pairs]
         return Step(*(torch.cat(column).detach() for column in zip(*parts, strict=True)))
 
     def slices(self, samples: int) -> Iterator[int]:
@@ -136,7 +181,9 @@ class Restarted(Attack):
         logits = target(images)
         check_images(images, labels, logits.shape[1], eps)  # now that the number of classes is known
         best, margins = images.detach().clone(), margin(logits, labels)
-        search = Search(target, images.detach(), labels, eps, generator, rule)
+        progress = Progress.begin(margins > 0, target.measurements) if self.skips_wrong else None
+        target.broken_at = None if progress is None else progress.broken_at
+        search = Search(target, images.detach(), labels, eps, generator, rule, progress)
         for restart in range(self.restarts):
             everyone = restart == 0 and not self.skips_wrong
             left = (torch.ones_like(margins) if everyone else margins <= 0).nonzero().flatten()

@@ -21,11 +21,13 @@ class Square(Restarted):
     via random search", 2020; but every image gets a square of its own place.
 
     Args:
+        restarts: runs from stripes of their own; those but the first ask for what still stands.
         queries: of each image and restart; an image that is classified wrongly asks no more.
         share: of the image's area, what the first squares cover; halved after each of `SHRINKS`.
     """
 
     skips_wrong: ClassVar[bool] = True
+    restarts: int = 2
     queries: int = 5000
     share: float = 0.8
 
