@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale bench-reservoir bench-defense studies fidelity results dfa defense scale scaling clean help
+.PHONY: train test test-slow setup lint bench-dfa bench-device bench-scale bench-reservoir bench-defense studies fidelity results dfa defense defense-attempts scale scaling clean help
 
 help:
 	@echo "make train      train a small GPT by optical direct feedback alignment (ARGS='steps=20' for settings)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-scale  memory of a step, bytes and bubbles of a pipeline over processes: docs/bench-scale.md"
 	@echo "make scale      1.2 billion parameters on this machine, an hour or two: docs/scale.md"
 	@echo "make defense    the optical defence against every attack, beside its twin: docs/defense.md (hours)"
+	@echo "make defense-attempts  what was tried to make it hold, against adversarial training: docs/defense-attempts.md"
 	@echo "make scaling    pipelines of thousands of stages, simulated: docs/scaling.md"
 	@echo "make results    three seeds of the default run and of its variants: docs/results.md and its figures"
 
@@ -53,7 +54,10 @@ bench-scale: $(VENV)/.ready
 bench-reservoir: $(VENV)/.ready
 	$(BIN)/python scripts/bench/reservoir.py
 
-bench-defense: $(VENV)/.ready
+bench-defense-attempts: $(VENV)/.ready
+	$(BIN)/python scripts/defense_attempts.py
+
+defense: $(VENV)/.ready
 	$(BIN)/python scripts/bench/defense.py
 
 studies: $(VENV)/.ready
@@ -61,6 +65,9 @@ studies: $(VENV)/.ready
 
 scale: $(VENV)/.ready
 	$(BIN)/python scripts/scale.py
+
+defense-attempts: $(VENV)/.ready
+	$(BIN)/python scripts/defense_attempts.py
 
 defense: $(VENV)/.ready
 	$(BIN)/python scripts/defense.py $(ARGS)

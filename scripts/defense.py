@@ -26,7 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "defense"
 PAGE = ROOT / "docs" / "defense.md"
 WORDS: Mapping[str, list[str]] = {
-    "cifar10": ["defense=cifar10", "opu=simulated", "seeds=2", "test_examples=100", "queries=1000", "sanity=50"],
+    "cifar10": [
+        "defense=cifar10",
+        "opu=simulated",
+        "seeds=2",
+        "test_examples=100",
+        "queries=1000",
+        "score_measurements=1",
+        "sanity=50",
+    ],
     "digits": ["opu=simulated", "adversarial=true", "seeds=5", "ablations=true", "retrieval=[256,512,1024,2048]"],
 }
 TITLES = {
