@@ -35,7 +35,20 @@ WORDS: Mapping[str, list[str]] = {
         "score_measurements=1",
         "sanity=50",
     ],
-    "digits": ["opu=simulated", "adversarial=true", "seeds=5", "ablations=true", "retrieval=[256,512,1024,2048]"],
+    "digits": [
+        "opu=simulated",
+        "n_mirrors=64",
+        "n_components=512",
+        "test_examples=50",
+        "attacks=all",
+        "queries=5000",
+        "score_measurements=20",
+        "retrieval=[128,256,512,1024]",
+        "adversarial=true",
+        "seeds=3",
+        "ablations=true",
+        "sanity=50",
+    ],
 }
 TITLES = {
     "cifar10": "CIFAR-10 (JPEG copy), a small VGG",
