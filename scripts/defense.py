@@ -151,16 +151,17 @@ def part(name: str, folder: Path) -> Iterator[str]:
     yield f"![accuracy against eps](figures/defense-{name}.png)"
     yield ""
     swept = {model: series for model, series in models.items() if model in summary["scores"]}
-    yield "Every attack, accuracy left in %:"
+    yield "Every attack, accuracy left in %; a model without a binarisation is attacked along its exact gradient:"
     yield ""
     columns = [(model, numbers) for model, series in swept.items() for numbers in series]
     yield f"| attack | attacker | {' | '.join(f'{model}, {eps(n)}' for model, n in columns)} |"
     yield "|---|---|" + "---:|" * len(columns)
-    attackers = {a: k for series in swept.values() for numbers in series for a, k in numbers["attackers"].items()}
+    ordered = sorted(swept.items(), key=lambda item: item[0] != "defended")  # whose rows come first
+    attackers = {a: k for _, series in ordered for numbers in series for a, k in numbers["attackers"].items()}
     for attack, knowledge in attackers.items():
         cells = [percent(numbers["accuracy"].get(attack)) for _, numbers in columns]
         yield f"| {attack} | {knowledge} | {' | '.join(cells)} |"
-    for knowledge in dict.fromkeys(k for _, numbers in columns for k in numbers["by_knowledge"]):
+    for knowledge in dict.fromkeys(k for _, series in ordered for k in series[-1]["by_knowledge"]):
         cells = [percent(numbers["by_knowledge"].get(knowledge)) for _, numbers in columns]
         yield f"| **worst case per image** | up to: {knowledge} | {' | '.join(cells)} |"
     yield ""
