@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from hardware import open_opu
 from opu_dfa.defense.attacks import APGD, PGD, Feature, Square, Transfer
-from opu_dfa.defense.combined import EOT
+from opu_dfa.defense.combined import EOT, Expected
 from opu_dfa.defense.model import OpticalDefense, vgg_features
 from opu_dfa.defense.rules import StraightThrough, Surrogate, TrueFeedback
 from opu_dfa.defense.target import GradientRule, Target
 from opu_dfa.defense.threats import Threat
 from opu_dfa.defense.training import Adversary, Recipe, train
 from opu_dfa.defense.variations import (
-    Expected,
     FreshMedium,
     HiddenNoise,
     MeanOf,

@@ -39,6 +39,22 @@ class EOT(GradientRule):
         return EOT(self.rule.at(done), self.n)
 
 
+class Expected(GradientRule):
+    """The mean of several rules' logits, losses and gradients: of a model that is one of several, by chance, exactly.
+
+    The same rule n times is an average over n draws of whatever is drawn in it.
+    """
+
+    def __init__(self, rules: Sequence[GradientRule]) -> None:
+        if not rules:
+            raise ConfigError("an expectation is over at least one rule, got none")
+        self.rules = tuple(rules)
+        self.queries_per_image = sum(rule.queries_per_image for rule in rules)
+
+    def __call__(self, images: Tensor, loss: Loss) -> Step:
+        return _mean([rule(images, loss) for rule in self.rules])
+
+
 class Annealed(GradientRule):
     """Rules for equal parts of an attack, one after another: a tanh that steepens towards the step it stands for.
 

@@ -2,7 +2,7 @@
 
 Between the features and the mirrors: `Thresholds` and `HiddenNoise`, which follow `model.linear`. Behind the mirrors:
 `renewed` gives a session a medium of its own, `FreshMedium` has another one at every measurement. Several models as one
-are `MeanOf` and `OneOf`; `ThroughMean` and `Expected` are the gradients that their attackers follow.
+are `MeanOf` and `OneOf`; `ThroughMean`, and `combined.Expected`, are the gradients that their attackers follow.
 """
 
 from __future__ import annotations
@@ -255,21 +255,3 @@ class ThroughMean(GradientRule):
 
         gradients = [rule(images, shared).gradient for rule in self.rules]
         return Step(mean, loss(mean), torch.stack(gradients).sum(dim=0))
-
-
-class Expected(GradientRule):
-    """The mean of several rules' logits, losses and gradients: of a `OneOf` exactly, with a rule for each member.
-
-    The same rule n times is an average over n draws of a `FreshMedium`: expectation over transformation (Athalye et
-    al., ICML 2018, arXiv 1707.07397).
-    """
-
-    def __init__(self, rules: Sequence[GradientRule]) -> None:
-        if not rules:
-            raise ConfigError("an expectation is over at least one rule, got none")
-        self.rules = tuple(rules)
-        self.queries_per_image = sum(rule.queries_per_image for rule in rules)
-
-    def __call__(self, images: Tensor, loss: Loss) -> Step:
-        steps = [rule(images, loss) for rule in self.rules]
-        return Step(*(torch.stack(parts).mean(dim=0) for parts in zip(*steps, strict=True)))

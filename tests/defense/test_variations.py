@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from hardware import SimulatedOPU
+from opu_dfa.defense.combined import Expected
 from opu_dfa.defense.model import OpticalDefense, binarised, vgg_features
 from opu_dfa.defense.rules import Autograd, StraightThrough
 from opu_dfa.defense.training import Recipe, train
 from opu_dfa.defense.variations import (
-    Expected,
     FreshMedium,
     HiddenNoise,
     MeanOf,
