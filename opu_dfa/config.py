@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -36,6 +36,23 @@ def config_folder() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise ConfigError(f"no configuration files beside {here}: the installation is incomplete; install opu-dfa again")
+
+
+def composed(name: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of `configs/NAME.yaml`, changed by words as on the command line, as plain values.
+
+    Raises:
+        Hydra's own errors: a setting that there is not.
+
+    >>> composed("defend", ["defense=cifar10", "epochs=3"])["epochs"]
+    3
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        values: Any = OmegaConf.to_container(compose(name, list(words)), resolve=True)
+    return dict(values)
 
 
 def parse(schema: type[Settings], section: Mapping[str, Any], name: str = "") -> Settings:

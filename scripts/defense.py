@@ -84,23 +84,13 @@ def run(name: str) -> None:
 
 def missing(name: str, adversarial: bool) -> list[str]:
     """The models that are not trained."""
-    from opu_dfa.config import parse
+    from opu_dfa.config import composed, parse
     from opu_dfa.defend.models import variants
     from opu_dfa.defend.settings import DefendSettings
 
-    found = [each for each in variants(parse(DefendSettings, config(name))) if each.adversarial == adversarial]
+    chosen = parse(DefendSettings, composed("defend", WORDS[name]))
+    found = [each for each in variants(chosen) if each.adversarial == adversarial]
     return [each.name for each in found if not (RUNS / name / each.file).exists()]
-
-
-def config(name: str) -> dict[str, Any]:
-    """The settings of a run."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from opu_dfa.config import config_folder
-
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose("defend", WORDS[name]), resolve=True)  # type: ignore[return-value]
 
 
 def train(name: str, model: str) -> None:
@@ -108,12 +98,13 @@ def train(name: str, model: str) -> None:
     import torch
     from rich.console import Console
 
+    from opu_dfa.config import composed
     from opu_dfa.defend.fitting import prepare
 
     torch.set_num_threads(1)
     logging.getLogger("hardware").setLevel(logging.ERROR)
     print(f"{name}: training {model}", flush=True)
-    prepare(config(name), RUNS / name, model, Console(quiet=True))
+    prepare(composed("defend", WORDS[name]), RUNS / name, model, Console(quiet=True))
 
 
 def page(done: Mapping[str, Path]) -> Iterator[str]:

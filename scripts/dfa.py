@@ -14,7 +14,6 @@ import logging
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
-from typing import Any
 
 from dfa_page import write_page
 from dfa_rows import ROWS, RUNS, Job, seed_jobs, sweep_jobs
@@ -46,19 +45,16 @@ def _train(pool: ProcessPoolExecutor, jobs: list[Job]) -> None:
 def train(job: Job) -> None:
     """One training, in a process of the pool: one thread, no output."""
     import torch
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
     from rich.console import Console
 
-    from opu_dfa.config import config_folder
+    from opu_dfa.config import composed
     from opu_dfa.errors import DivergedError
     from opu_dfa.training.run import CHECKPOINT, run_training
 
     torch.set_num_threads(1)
     logging.getLogger("hardware").setLevel(logging.ERROR)
     words = [f"experiment={job.experiment}", *job.variant, f"seed={job.seed}", f"method={job.method}", "opu=simulated"]
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", words), resolve=True)
+    config = composed("train", words)
     config["optimizer"]["lr"][job.method] *= job.factor
     config["alignment_every"] = config["steps"]  # once, at the start, costs no more than a step
     checkpoint = job.folder / CHECKPOINT

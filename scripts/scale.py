@@ -20,11 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
-from opu_dfa.config import config_folder, parse
+from opu_dfa.config import composed, parse
 from opu_dfa.tasks import build_task
 from opu_dfa.training.metrics import read_metrics
 from opu_dfa.training.plan import Plan, plan
@@ -57,9 +55,7 @@ def main(words: list[str]) -> None:
 
 def plans() -> dict[str, Plan]:
     """What one step takes as configured, and otherwise."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", ["experiment=gpt-1b"]), resolve=True)
-    run = parse(TrainSettings, config)
+    run = parse(TrainSettings, composed("train", ["experiment=gpt-1b"]))
     task = build_task(run.task, run.data)
     adamw = replace(run, optimizer=replace(run.optimizer, name="adamw"))
 

@@ -14,10 +14,9 @@ from torch import Tensor
 from opu_dfa.config import parse
 from opu_dfa.defend.settings import DefendSettings, Rule
 from opu_dfa.defense.attacks import PGD
-from opu_dfa.defense.checklist import HEADS, RULES
-from opu_dfa.defense.model import Head, OpticalDefense, vgg_features
+from opu_dfa.defense.model import HEADS, Head, OpticalDefense, vgg_features
 from opu_dfa.defense.rules import Autograd
-from opu_dfa.defense.training import Adversary, Epoch, Recipe
+from opu_dfa.defense.training import RULES, Adversary, Epoch, Recipe
 from opu_dfa.errors import CheckpointError
 from opu_dfa.opening import open_device
 from opu_dfa.seeds import stream

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from opu_dfa.defend.models import DEFENDED
 from opu_dfa.defend.summary import counterpart
@@ -21,12 +19,8 @@ Reports = Mapping[str, Sequence[Report]]
 
 def print_summary(summary: Mapping[str, Any], reports: Reports, console: Console) -> None:
     """The table, the checks and the verdict."""
-    table = Table(title=escape(_title(summary, reports)))
-    for number, heading in enumerate(_headings(reports)):
-        table.add_column(heading, justify="left" if number < 2 else "right")
-    for row in rows(reports, summary["clean_accuracy"]):
-        table.add_row(*map(escape, row))
-    console.print(table)
+    cells = rows(reports, summary["clean_accuracy"])
+    console.print(evaluation.console_table(_title(summary, reports), _headings(reports), cells))
     for line in (*_notes(reports), *_spread(summary), *_device(summary), *summary["verdict"]):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -37,18 +31,18 @@ def write_report(folder: Path, summary: Mapping[str, Any], reports: Reports, che
     Raises:
         RunFolderError: a file cannot be written.
     """
-    evaluation.write(folder, reports, checks)
-    headings = _headings(reports)
-    align = "|" + "|".join("---" if number < 2 else "---:" for number in range(len(headings))) + "|"
-    table = [_line(headings), align, *map(_line, rows(reports, summary["clean_accuracy"]))]
+    table = evaluation.markdown_table(_headings(reports), rows(reports, summary["clean_accuracy"]))
     texts = (*_notes(reports), *_spread(summary), *_device(summary), *summary["verdict"])
     paragraphs = [line for text in texts for line in (text, "")]
     ticked = [line for check in reports[DEFENDED][-1].checks for line in [f"- {evaluation.tick(check)}"]]
     head = [f"# {_title(summary, reports)}", "", f"{summary['description']}.", "", *table, "", *paragraphs]
     head += ["## Checks of the evaluation", "", *ticked, ""] if ticked else []
     head += ["![accuracy against eps](robustness.png)", "", "## Each model", "", ""]
-    path = folder / "report.md"
-    write_atomically(path, "\n".join(head).encode() + path.read_bytes())
+    files = evaluation.rendered(reports, checks)
+    files["report.md"] = "\n".join(head).encode() + files["report.md"]
+    (folder / "images").mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
 
 
 def rows(reports: Reports, clean: Mapping[str, float]) -> list[list[str]]:
@@ -117,7 +111,3 @@ def _device(summary: Mapping[str, Any]) -> list[str]:
 
 def _number(report: Report, accuracy: float) -> str:
     return f"{100 * accuracy:.1f} ± {100 * report.standard_error(accuracy):.1f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

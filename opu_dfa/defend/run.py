@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -83,7 +84,7 @@ class _Run:
     def __init__(self, chosen: DefendSettings, data: Data, folder: Path, records: Records, work: Work) -> None:
         self.chosen, self.data, self.folder, self.records, self.work = chosen, data, folder, records, work
         self.clean: dict[str, float] = {}
-        self._open: dict[Path, OpticalDefense] = {}
+        self._open: dict[OpticalDefense, dict[str, Any]] = {}
 
     @property
     def described(self) -> str:
@@ -100,12 +101,11 @@ class _Run:
         with models.built(variant, self.chosen, self.data) as model:
             record = partial(self.records.epoch, variant.name)
             fit(variant, model, self.chosen, self.data, self.folder, self.work, record)
-            path = self.folder / variant.file
+            self._open[model] = copy.deepcopy(model.state_dict())
             self.clean[variant.name] = self.records.clean(variant.name, lambda: self._tested(model))
-            models.restore(model, path)
-            self._open[path] = model
+            self._rewind()
             yield model
-            del self._open[path]
+            del self._open[model]
 
     def _tested(self, model: OpticalDefense) -> float:
         """Accuracy over all images held out, one measurement each."""
@@ -114,8 +114,8 @@ class _Run:
 
     def _rewind(self) -> None:
         """Set the devices back to where training left them, so that no result depends on what was measured before."""
-        for path, model in self._open.items():
-            models.restore(model, path)
+        for model, state in self._open.items():
+            model.load_state_dict(state)
 
     def evaluated(
         self,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from opu_dfa.config import Count, NonNegative, NonNegativeInt, Positive, Seed, settings
 from opu_dfa.defense.attacks import find_attack
+from opu_dfa.defense.model import Head
 from opu_dfa.errors import ConfigError
 from opu_dfa.opening import OPUSettings
 from opu_dfa.tasks.data import DataSettings
@@ -27,7 +28,7 @@ class DefendSettings:
     test_examples: Count | None
 
     features: str | list[list[Count]]
-    head: Literal["plain", "sign", "projection", "intensity", "optical"]
+    head: Head
     rule: Rule
     n_mirrors: Count
     n_components: Count

@@ -16,17 +16,14 @@ from torch import nn
 from opu_dfa.defense import sanity
 from opu_dfa.defense.attacks import Transfer
 from opu_dfa.defense.combined import EOT, Annealed, Averaged
-from opu_dfa.defense.model import OpticalDefense
+from opu_dfa.defense.model import HEADS, OpticalDefense
 from opu_dfa.defense.outcome import Check, Outcome, Report
 from opu_dfa.defense.rules import RandomFeedback, StraightThrough, Surrogate, TrueFeedback
 from opu_dfa.defense.student import Student
 from opu_dfa.defense.target import GradientRule
 from opu_dfa.defense.threats import MEDIUM, PARTIAL, UNSTATED
-from opu_dfa.defense.training import Recipe
+from opu_dfa.defense.training import RULES, Recipe
 from opu_dfa.errors import DataError
-
-HEADS = ("plain", "sign", "projection", "intensity", "optical")
-RULES = ("straight-through", "dfa")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import skip_init
 
 from hardware import OPU, DeviceFault, SimulatedOPU
+from opu_dfa.defense.target import evaluating
 from opu_dfa.dfa import Feedback, GaussianFeedback
 from opu_dfa.errors import ConfigError, DataError
 from opu_dfa.features import OPULayer
@@ -100,7 +101,9 @@ class OpticalDefense(nn.Module):
         self.image_shape = image_shape
         for name, value in (("mean", mean), ("std", std)):
             self.register_buffer(name, _per_channel(name, value, image_shape[0]))
-        self.linear = drawn_linear(_width(features, image_shape), self.n_mirrors, stream(seed, "defense hidden"))
+        self.linear = drawn_linear(
+            features_width(features, image_shape), self.n_mirrors, stream(seed, "defense hidden")
+        )
         self.standardised = nn.LayerNorm(self.n_mirrors, elementwise_affine=False)
         self.optics: nn.Module = _optics(opu, head)
         n_components = self.n_mirrors if head in ("plain", "sign") or opu is None else opu.n_components
@@ -271,15 +274,11 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> Te
 
 
 @torch.no_grad()
-def _width(features: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def features_width(features: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Numbers that the features give of one image; looked up in evaluation mode, which changes no statistics."""
     where = next(features.parameters(), torch.empty(0)).device
-    modes = {module: module.training for module in features.modules()}
-    features.eval()
     try:
-        return features(torch.zeros(1, *image_shape, device=where)).flatten(1).shape[1]
+        with evaluating(features):
+            return features(torch.zeros(1, *image_shape, device=where)).flatten(1).shape[1]
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"the features do not take images of {image_shape}: {error}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

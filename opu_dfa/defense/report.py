@@ -38,22 +38,32 @@ def rows(report: Report) -> list[list[str]]:
 
 def print_report(report: Report, console: Console, title: str = "") -> None:
     """The table, what it is of, and the checks of the evaluation."""
-    table = Table(title=escape(title) or None)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in HEADINGS[:2] else "right")
-    for row in rows(report):
-        table.add_row(*map(escape, row))
-    console.print(table)
+    console.print(console_table(title, HEADINGS, rows(report)))
     for line in (caption(report), *map(tick, report.checks)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def markdown(report: Report, title: str = "") -> str:
     """The same as Markdown."""
-    align = "|" + "|".join("---" if heading in HEADINGS[:2] else "---:" for heading in HEADINGS) + "|"
     lines = [f"### {title}", ""] if title else []
-    lines += [_line(HEADINGS), align, *map(_line, rows(report)), "", caption(report), ""]
+    lines += [*markdown_table(HEADINGS, rows(report)), "", caption(report), ""]
     return "\n".join([*lines, *(f"- {tick(check)}" for check in report.checks)]).rstrip() + "\n"
+
+
+def console_table(title: str, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """Two columns of words, then columns of numbers."""
+    table = Table(title=escape(title) or None)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < 2 else "right")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def markdown_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """The same as lines of Markdown."""
+    align = "|" + "|".join("---" if number < 2 else "---:" for number in range(len(headings))) + "|"
+    return [_line(headings), align, *map(_line, cells)]
 
 
 def caption(report: Report) -> str:
@@ -168,36 +178,42 @@ def per_image(report: Report) -> str:
 
 
 def write(folder: Path, reports: Mapping[str, Sequence[Report]], checks: Sequence[Check] = ()) -> list[Path]:
+    """Write the `rendered` files into a folder; their paths.
+
+    Raises:
+        DataError: no reports; OSError: a file cannot be written.
+    """
+    files = {folder / name: content for name, content in rendered(reports, checks).items()}
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return list(files)
+
+
+def rendered(reports: Mapping[str, Sequence[Report]], checks: Sequence[Check] = ()) -> dict[str, bytes]:
     """`report.md`, `robustness.png`, a CSV for each model and eps in `images/`, and `queries.png` if there is any such.
 
     Args:
         reports: of each model, by its title, at ascending eps; checks: the checklist (`checklist.checklist`).
 
-    Returns:
-        The files.
-
     Raises:
-        DataError: no reports; RunFolderError: a file cannot be written.
+        DataError: no reports.
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    files = {folder / "robustness.png": _png(curve(reports))}
+    files = {"robustness.png": _png(curve(reports))}
     if any(o.broken_at is not None for series in reports.values() for o in series[-1].outcomes):
-        files[folder / "queries.png"] = _png(query_curve(reports))
+        files["queries.png"] = _png(query_curve(reports))
     parts = []
     for title, series in reports.items():
         for report in series:
             parts.append(markdown(report, f"{title}, eps = {255 * report.eps:g}/255"))
             name = "".join(c if c.isalnum() else "-" for c in title.lower())
-            files[folder / "images" / f"{name}-{255 * report.eps:g}.csv"] = per_image(report).encode()
+            files[f"images/{name}-{255 * report.eps:g}.csv"] = per_image(report).encode()
     parts.append("### Settings of the attacks\n\n" + "\n".join(_settings(reports)) + "\n")
-    if folder / "queries.png" in files:
+    if "queries.png" in files:
         parts.append("### Accuracy against queries\n\n![accuracy against queries](queries.png)\n")
     if checks:
         parts.append("### Checklist\n\n" + "\n".join(f"- {tick(check)}" for check in checks) + "\n")
-    files[folder / "report.md"] = "\n".join(parts).encode()
-    for path, content in files.items():
-        path.write_bytes(content)
-    return list(files)
+    return files | {"report.md": "\n".join(parts).encode()}
 
 
 def _png(figure: Figure) -> bytes:

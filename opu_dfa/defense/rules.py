@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hardware import SimulatedOPU
 from opu_dfa.defense.model import Field, OpticalDefense, binarised, drawn_linear
 from opu_dfa.defense.student import imitate
-from opu_dfa.defense.target import GradientRule, Loss, Step, Target
+from opu_dfa.defense.target import GradientRule, Loss, Step, Target, evaluating
 from opu_dfa.dfa import Feedback, GaussianFeedback
 from opu_dfa.errors import ConfigError, DataError
 
@@ -236,18 +236,6 @@ def with_error(matrix: Tensor, relative_error: float, generator: torch.Generator
     rms = matrix.abs().square().mean().sqrt()
     known = matrix + relative_error * rms * torch.view_as_complex(error) / 2**0.5
     return known / (1 + relative_error**2) ** 0.5
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, the model is in evaluation mode; then each of its modules as it was."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opu_dfa.defense.model import drawn_linear, vgg_features
+from opu_dfa.defense.model import drawn_linear, features_width, vgg_features
 from opu_dfa.defense.target import Target
 from opu_dfa.errors import DataError
 
@@ -94,8 +94,7 @@ class Student(nn.Module):
         halvings = max(1, int(math.log2(min(shape[1:]))))
         chosen = stages or [[channels] for channels in CHANNELS[:halvings]]
         features = vgg_features(chosen, shape, int(torch.randint(2**31, (1,), generator=generator)))
-        width = math.prod((chosen[-1][-1], *(side // 2 ** len(chosen) for side in shape[1:])))
-        readout = drawn_linear(width, answers.shape[1], generator)
+        readout = drawn_linear(features_width(features, shape), answers.shape[1], generator)
         mean, std = images.mean((0, 2, 3), keepdim=True)[0], images.std((0, 2, 3), keepdim=True)[0]
         student = cls(features, readout, mean, std.clamp(min=1e-3)).to(images.device)
         student.agreement = imitate(student, shown, answers, generator, steps).agreement

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,18 @@ class Step(NamedTuple):
     logits: Tensor
     loss: Tensor
     gradient: Tensor
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, the model is in evaluation mode; then each of its modules as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class Target:
@@ -50,12 +63,8 @@ class Target:
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `(batch, n_classes)`, in evaluation mode, without a gradient."""
         self.queries += len(images) * self.measurements
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             return torch.cat([self._measured(part) for part in images.split(self.chunk)])
-        finally:
-            self.model.train(training)
 
     def _measured(self, images: Tensor) -> Tensor:
         """The mean answer; features, which do not vary, are computed once."""

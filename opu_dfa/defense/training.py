@@ -23,7 +23,7 @@ from opu_dfa.defense.rules import PulledBack, StraightThrough, TrueFeedback
 from opu_dfa.defense.target import Attack, GradientRule, Target, check_images
 from opu_dfa.errors import ConfigError, DataError, DivergedError
 
-RULES = {"dfa": TrueFeedback, "straight-through": StraightThrough}
+RULES = {"straight-through": StraightThrough, "dfa": TrueFeedback}
 
 
 @dataclass(frozen=True)

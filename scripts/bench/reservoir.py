@@ -253,17 +253,12 @@ class Peer:
 
 def reaches(system: str, overrides: tuple[str, ...], peer: bool) -> dict[str, Any]:
     """Prediction times of a model with the settings of a system."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from opu_dfa.config import config_folder, parse
+    from opu_dfa.config import composed, parse
     from opu_dfa.forecast.models import reservoir
     from opu_dfa.forecast.settings import ForecastSettings
     from opu_dfa.forecast.subject import find_subject
 
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("forecast", overrides=[f"system={system}", *overrides])
-    chosen = parse(ForecastSettings, OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    chosen = parse(ForecastSettings, composed("forecast", [f"system={system}", *overrides]))
     subject = find_subject(chosen)
     end = subject.end(chosen)
     model: Any = Peer(chosen.n_units, lr=0.7, sr=1.2, input_scaling=0.3) if peer else reservoir(chosen, None)

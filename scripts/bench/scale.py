@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pipeline as pipelines
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from opu_dfa.config import config_folder, parse
+from opu_dfa.config import composed, parse
 from opu_dfa.scaling import replay
 from opu_dfa.scaling.law import goals
 from opu_dfa.tasks import build_task
@@ -71,9 +69,7 @@ def peak_memory(words: list[str]) -> int:
 
 def planned_peak(words: list[str]) -> int:
     """The same by the plan, of tensors alone."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", [*HUNDRED_MILLION, *words]), resolve=True)
-    run = parse(TrainSettings, config)
+    run = parse(TrainSettings, composed("train", [*HUNDRED_MILLION, *words]))
     return plan(run, build_task(run.task, run.data), run.method[0]).peak
 
 

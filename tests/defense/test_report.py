@@ -14,17 +14,17 @@ from torch import nn
 
 from hardware import open_opu
 from opu_dfa.defense.attacks import FGSM, MIFGSM, PGD, Noise, Square, Transfer, find_attack
-from opu_dfa.defense.checklist import HEADS, RULES, SEARCHES, Evidence, checklist, matched
+from opu_dfa.defense.checklist import SEARCHES, Evidence, checklist, matched
 from opu_dfa.defense.combined import EOT, Annealed, Averaged, Ensemble
 from opu_dfa.defense.evaluate import sweep
-from opu_dfa.defense.model import Head, OpticalDefense, vgg_features
+from opu_dfa.defense.model import HEADS, Head, OpticalDefense, vgg_features
 from opu_dfa.defense.outcome import Check, Outcome, Report
 from opu_dfa.defense.report import curve, markdown, per_image, print_report, query_curve, rows, standing, tick, write
 from opu_dfa.defense.rules import Autograd, RandomFeedback, StraightThrough, Surrogate, TrueFeedback
 from opu_dfa.defense.student import Student
 from opu_dfa.defense.target import Target
 from opu_dfa.defense.threats import FEEDBACK, MEDIUM, NOTHING, PARTIAL, QUERIES, Threat
-from opu_dfa.defense.training import Recipe
+from opu_dfa.defense.training import RULES, Recipe
 from opu_dfa.errors import DataError
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from opu_dfa.defense.attacks.gradient import PGD
 from opu_dfa.defense.attacks.search import Restarted, Search
-from opu_dfa.defense.rules import evaluating
-from opu_dfa.defense.target import Attack, GradientRule, Target
+from opu_dfa.defense.target import Attack, GradientRule, Target, evaluating
 from opu_dfa.errors import ConfigError
 
 
