@@ -5,12 +5,14 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 
 def test_an_offline_run_records_every_step(opu_dfa, small, tmp_path):
     code, printed, complaint = opu_dfa("train", *small, "tracker=wandb", "method=[dfa]")
     assert code == 0, complaint
+    wandb.teardown()  # waits, as the end of a process does, for W&B's own process to write what it was given
     folder = tmp_path / printed.strip().splitlines()[-1]
     (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     history = read_history(log)
