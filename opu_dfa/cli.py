@@ -63,12 +63,14 @@ def defend(overrides: list[str]) -> int:
 
 
 def predict(overrides: list[str]) -> int:
-    """`opu-dfa predict`: a new run, or `resume=RUN`."""
-    return _begin_or_resume("predict", overrides)
+    """`opu-dfa predict`: a new run, or `resume=RUN`; `task=dfa` has settings of its own."""
+    # A choice between two questions, not a setting: Hydra would look for it among the tasks of `train`.
+    others = [word for word in overrides if word != "task=dfa"]
+    return _begin_or_resume("predict", others, "predict" if others == overrides else "predict-dfa")
 
 
-def _begin_or_resume(verb: str, overrides: list[str]) -> int:
-    """A run that continues in its folder from what it finds there."""
+def _begin_or_resume(verb: str, overrides: list[str], settings: str = "") -> int:
+    """A run that continues in its folder from what it finds there; settings are named after the verb, or otherwise."""
     from rich.console import Console
 
     from opu_dfa.composing import compose_and_run
@@ -77,7 +79,7 @@ def _begin_or_resume(verb: str, overrides: list[str]) -> int:
     run = partial(_run_in_folder, verb)
     try:
         resumed = _resumed(overrides)
-        return run(Console(), *_begun(resumed)) if resumed else compose_and_run(verb, verb, overrides, run)
+        return run(Console(), *_begun(resumed)) if resumed else compose_and_run(verb, settings or verb, overrides, run)
     except UserError as error:
         return _fail(str(error))
 
@@ -161,7 +163,10 @@ def _run_in_folder(verb: str, console: Console, config: dict[str, Any], folder: 
     if verb == "forecast":
         from opu_dfa.forecast.run import run_forecast as run
     elif verb == "predict":
-        from opu_dfa.predict.run import run_predict as run
+        if config.get("task") == "dfa":
+            from opu_dfa.predict.dfa import run_dfa as run
+        else:
+            from opu_dfa.predict.run import run_predict as run
     else:
         from opu_dfa.defend.run import run_defend as run
     try:

@@ -37,6 +37,8 @@ verbs
   opu-dfa predict                     the default: scikit-learn's digits, even against odd, the 8-bit noisy device
   opu-dfa predict images=fashion-mnist loss=square ridge=30 opu.preset=ideal
                                       other images, another reader and device; or x=X.npy y=y.npy
+  opu-dfa predict task=dfa opu.preset=anchor encoding=threshold
+                                      the course of optical DFA in a two-layer network, and the noise it tolerates
   opu-dfa predict resume=RUN          continue an interrupted run
   opu-dfa study list                  every study, its paper and its claim
   opu-dfa study run NAME size=paper seeds=5

@@ -30,11 +30,17 @@ WORDS: Mapping[str, list[str]] = {
     "Fashion-MNIST, two classes": [*FASHION, "classes=[0,6]", "loss=logistic"],
     "Digits": [*NOISY, "media=12", "seed=1"],
 }
+DFA: Mapping[str, list[str]] = {
+    "Optical DFA": [],
+    "Optical DFA, no reference arm": ["opu.preset=anchor"],
+    "Optical DFA, a threshold on the error": ["encoding=threshold"],
+    "Optical DFA, more units and outputs": ["hidden=5", "teacher=3", "outputs=4"],
+}
 
 
 def main(words: list[str]) -> None:
     """Measure what is missing, then write the page."""
-    for name, settings in WORDS.items():
+    for name, settings in {**WORDS, **{name: ["task=dfa", *each] for name, each in DFA.items()}}.items():
         if words != ["page"] and not (RUNS / slug(name) / "summary.json").exists():
             begun = (RUNS / slug(name) / "config.json").exists()
             command = [f"resume={RUNS / slug(name)}"] if begun else [*settings, f"hydra.run.dir={RUNS / slug(name)}"]
@@ -60,6 +66,19 @@ def page() -> Iterator[str]:
         if path.exists():
             shutil.copy(path.parent / "prediction.png", PAGE.parent / "figures" / f"predict-{slug(name)}.png")
             yield from part(name, words, json.loads(path.read_text()))
+    yield from ("", "# Optical DFA, predicted and trained", "")
+    yield (
+        "Two-layer networks of erf units learn one new input a step from a teacher of the same kind by direct feedback "
+        "alignment, their errors projected by a simulated device. Theory is the equations of motion of infinitely many "
+        "inputs (Refinetti, d'Ascoli, Ohana and Goldt 2021, with a device's encoding and noise): it is given the "
+        "device's matrix and the SNR of its `fidelity()`. In brackets the standard error over trainings, of the last "
+        "digits; a ! marks what is neither within three of them nor within 5 %."
+    )
+    for name, words in DFA.items():
+        path = RUNS / slug(name) / "summary.json"
+        if path.exists():
+            shutil.copy(path.parent / "prediction.png", PAGE.parent / "figures" / f"predict-{slug(name)}.png")
+            yield from dfa_part(name, words, json.loads(path.read_text()))
 
 
 def part(name: str, words: list[str], summary: dict[str, Any]) -> Iterator[str]:
@@ -73,6 +92,30 @@ def part(name: str, words: list[str], summary: dict[str, Any]) -> Iterator[str]:
     agreed = ", ".join(f"{label} {summary['agree'][kind]} of {len(rows)}" for kind, label in kinds.items())
     yield f"Ridge {summary['ridge']:.3g}, {summary['n_components']:,} components. Agree: {agreed}."
     yield from ("", f"![predicted and measured](figures/predict-{slug(name)}.png)")
+
+
+def dfa_part(name: str, words: list[str], summary: dict[str, Any]) -> Iterator[str]:
+    """A run of `task=dfa`: its command, its table, what noise it tolerates and its figure."""
+    yield from ("", f"## {name}", "", f"`opu-dfa predict {' '.join(['task=dfa', *words])}`", "")
+    rows = [
+        [f"{p['time']:g}", f"{p['predicted']:.5f}", _measured(p), f"{aligned:.3f}"]
+        for p, aligned in zip(summary["points"], summary["alignment"], strict=True)
+    ]
+    yield from markdown_table(["t", "risk, theory", "risk, device", "cos(Vᵀ, B), theory"], rows)
+    least = summary["tolerated_snr"]
+    costs = f"an SNR of {least:.3g} costs" if isinstance(least, float) and least > 0 else "no SNR tried costs"
+    snr = summary["snr"] if isinstance(summary["snr"], str) else f"{summary['snr']:.3g}"
+    yield ""
+    yield (
+        f"Agree: {summary['agree']} of {len(rows)}. The device's SNR is {snr}; by theory {costs} a tenth of the risk "
+        f"at t = {summary['points'][-1]['time']:g}."
+    )
+    yield from ("", f"![predicted and trained](figures/predict-{slug(name)}.png)")
+
+
+def _measured(point: dict[str, Any]) -> str:
+    error = f"({1e5 * point['standard_error']:.0f})"
+    return f"{point['measured']:.5f}{error}{'' if point['agrees'] else ' !'}"
 
 
 def slug(name: str) -> str:

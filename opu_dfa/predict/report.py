@@ -41,18 +41,32 @@ def write_report(folder: Path, summary: dict[str, Any]) -> None:
     Raises:
         RunFolderError: it cannot be written.
     """
-    head = "".join(f"<th>{escape(each)}</th>" for each in _headings(summary))
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in _rows(summary))
+    text = page(
+        folder,
+        _title(summary),
+        f"{summary['description']}. Seed {summary['seed']}.",
+        _headings(summary),
+        _rows(summary),
+        _remarks(summary),
+    )
+    write_atomically(folder / "report.html", text)
+
+
+def page(
+    folder: Path, title: str, description: str, headings: list[str], rows: list[list[str]], remarks: list[str]
+) -> bytes:
+    """One self-contained HTML page, with the folder's `prediction.png`."""
+    head = "".join(f"<th>{escape(each)}</th>" for each in headings)
+    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
     picture = base64.b64encode((folder / "prediction.png").read_bytes()).decode()
-    title = escape(_title(summary))
-    page = (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
-        f"<h1>{title}</h1><p>{escape(summary['description'])}. Seed {summary['seed']}.</p>"
+    text = (
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{escape(title)}</h1><p>{escape(description)}</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        + "".join(f"<p>{escape(line)}</p>" for line in _remarks(summary))
+        + "".join(f"<p>{escape(line)}</p>" for line in remarks)
         + f"<img alt='prediction' src='data:image/png;base64,{picture}'></html>\n"
     )
-    write_atomically(folder / "report.html", page.encode())
+    return text.encode()
 
 
 def figure(summary: dict[str, Any]) -> Figure:

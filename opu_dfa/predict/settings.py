@@ -18,6 +18,7 @@ from opu_dfa.tasks.images import Source
 class PredictSettings:
     """The data, the device and the reader of `opu-dfa predict`; see the comments of `configs/predict.yaml`."""
 
+    task: Literal["reader"]
     images: Source
     x: str | None
     y: str | None
@@ -46,10 +47,14 @@ class PredictSettings:
             raise ConfigError("ridge=null takes the one that theory recommends; give a ridge, or leave recommend=true")
         if not self.n:
             raise ConfigError("n is a list of numbers of images to learn from, as in n=[50,100,200]; got none")
-        if self.opu.kind not in ("simulated", "auto"):
-            raise ConfigError(
-                f"the curve is measured on the simulated device of a preset; got opu.kind={self.opu.kind}: "
-                "take opu=simulated"
-            )
-        if self.opu.preset not in PRESETS:
-            raise ConfigError(f"opu.preset={self.opu.preset} is unknown; the presets are {', '.join(PRESETS)}")
+        simulated_only(self.opu)
+
+
+def simulated_only(opu: OPUSettings) -> None:
+    """Raises ConfigError unless the device is a simulated one, of a preset there is."""
+    if opu.kind not in ("simulated", "auto"):
+        raise ConfigError(
+            f"theory is compared with the simulated device of a preset; got opu.kind={opu.kind}: take opu=simulated"
+        )
+    if opu.preset not in PRESETS:
+        raise ConfigError(f"opu.preset={opu.preset} is unknown; the presets are {', '.join(PRESETS)}")

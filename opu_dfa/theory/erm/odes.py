@@ -21,6 +21,7 @@ from scipy import integrate
 from opu_dfa.errors import ConfigError, NotConverged
 from opu_dfa.features import nonlinearity
 from opu_dfa.features.pointwise import Nonlinearity
+from opu_dfa.theory.dynamics.fields import i4 as _four
 from opu_dfa.theory.gaussian import sobol
 
 Array = np.ndarray
@@ -201,23 +202,3 @@ def _integrated(slope: Callable[[float, Array], Array], start: Array, times: Seq
     if not done.success or not np.isfinite(done.y).all():
         raise NotConverged(f"the dynamics diverge: {done.message} Take a smaller rate", math.inf)
     return list(done.y.T)
-
-
-def _four(c: Array, k: int) -> Array:
-    """E[g'(a) g'(b) g(c) g(d)] of erf fields with covariance c, a and b among the first k: `(k, k, n, n)`."""
-    n = len(c)
-    a, b = (index[:, :, None, None] for index in np.indices((k, k)))
-    i, j = (index[None, None] for index in np.indices((n, n)))
-    one, ab = 1 + np.diag(c), c[a, b]
-    l4 = one[a] * one[b] - ab**2
-    l0 = (
-        l4 * c[i, j]
-        - c[b, i] * c[b, j] * one[a]
-        - c[a, i] * c[a, j] * one[b]
-        + ab * (c[a, i] * c[b, j] + c[a, j] * c[b, i])
-    )
-
-    def width(x: Array) -> Array:
-        return l4 * one[x] - c[b, x] ** 2 * one[a] - c[a, x] ** 2 * one[b] + 2 * ab * c[a, x] * c[b, x]
-
-    return np.asarray(4 / math.pi**2 / np.sqrt(l4) * np.arcsin(np.clip(l0 / np.sqrt(width(i) * width(j)), -1, 1)))
