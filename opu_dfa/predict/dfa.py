@@ -17,7 +17,7 @@ from opu_dfa.config import parse
 from opu_dfa.predict.dfa_settings import DFASettings
 from opu_dfa.predict.optical_training import Medium, device_snr, predicted, tolerated
 from opu_dfa.predict.report import page
-from opu_dfa.predict.run import METRICS
+from opu_dfa.predict.run import METRICS, compared
 from opu_dfa.progress import Work
 from opu_dfa.training.checkpoint import keep_config, write_atomically
 from opu_dfa.training.metrics import MetricsFile, read_metrics
@@ -25,8 +25,6 @@ from opu_dfa.training.report import drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-AGREE = 0.05  # relative difference that is agreement whatever the standard errors, of which three are
 
 
 def run_dfa(config: Mapping[str, Any], folder: Path, console: Console) -> None:
@@ -103,19 +101,10 @@ def _summary(
     means = risks.mean(axis=(0, 2))
     # Media differ; what is uncertain is the mean over trainings on each.
     errors = np.sqrt((risks.var(axis=2, ddof=1) / risks.shape[2]).mean(axis=0) / len(risks))
-    points = []
-    for t, expected, mean, error in zip(chosen.times, theory.mean(axis=0), means, errors, strict=True):
-        apart = expected - mean
-        points.append(
-            {
-                "time": t,
-                "predicted": float(expected),
-                "measured": float(mean),
-                "standard_error": float(error),
-                "z": float(apart / error) if error > 1e-12 else 0.0,
-                "agrees": bool(abs(apart) <= max(3 * error, AGREE * abs(mean))),
-            }
-        )
+    points = [
+        {"time": t, **compared(float(expected), float(mean), float(error))}
+        for t, expected, mean, error in zip(chosen.times, theory.mean(axis=0), means, errors, strict=True)
+    ]
     return {
         "predict": "dfa",
         "preset": chosen.opu.preset,

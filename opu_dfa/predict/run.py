@@ -26,6 +26,7 @@ from opu_dfa.training.report import drawn
 
 METRICS = "metrics.jsonl"
 AGREE = 0.05  # relative difference that is agreement whatever the standard errors, of which three are
+_ROUNDING = 1e-12
 _QUANTITIES = tuple(field.name for field in fields(Scores))
 
 
@@ -98,7 +99,10 @@ def _summary(
     seconds: float,
 ) -> dict[str, Any]:
     points: list[dict[str, Any]] = [
-        {"n": n, **{name: _compared(getattr(theory, name), [getattr(s, name) for s in scores]) for name in _QUANTITIES}}
+        {
+            "n": n,
+            **{name: _over_media(getattr(theory, name), [getattr(s, name) for s in scores]) for name in _QUANTITIES},
+        }
         for theory, (n, scores) in zip(predicted, found.items(), strict=True)
     ]
     last = points[-1]["loss"]
@@ -124,17 +128,20 @@ def _summary(
     }
 
 
-def _compared(theory: float, values: list[float]) -> dict[str, Any]:
-    """A prediction beside the mean over media; they agree within three standard errors or 5 %."""
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+def compared(theory: float, mean: float, error: float) -> dict[str, Any]:
+    """A prediction beside a mean and its standard error; they agree within three standard errors or 5 %."""
     apart = theory - mean
     return {
         "predicted": theory,
         "measured": mean,
         "standard_error": error,
-        "z": apart / error if error > 0 else 0.0,
+        "z": apart / error if error > _ROUNDING else 0.0,
         "agrees": bool(abs(apart) <= max(3 * error, AGREE * abs(mean))),
     }
+
+
+def _over_media(theory: float, values: list[float]) -> dict[str, Any]:
+    return compared(theory, float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values))))
 
 
 def _round(advice: Recommendation | None) -> float:
