@@ -132,12 +132,14 @@ def growth(evolve: Map, at: Array, towards: Array | None = None, most: int = 500
     before, value = np.inf, 0.0
     for _ in range(most):
         moved = (evolve(origin + _SMALL * direction) - here) / _SMALL
-        # Shifted by the identity: a map between two kinds of unknowns has -λ beside λ.
-        turned = moved + direction
-        value = float(np.linalg.norm(turned)) - 1
-        if np.linalg.norm(turned) == 0:
-            return 0.0
-        direction = turned / np.linalg.norm(turned)
+        # Shifted by as much as it moves: a map between two kinds of unknowns has -λ beside λ.
+        shift = float(np.linalg.norm(moved))
+        turned = moved + shift * direction
+        length = float(np.linalg.norm(turned))
+        if length == 0:
+            return -shift if shift else 0.0
+        value = length - shift
+        direction = turned / length
         if abs(value - before) < tolerance * (1 + abs(value)):
             return value
         before = value

@@ -8,7 +8,7 @@ Message passing on the score S = Y/(Δ√N), and its state evolution, with R_b =
     Q_b ← E[x x̂ᵀ] at the precision R_b
 
 An entrywise output channel is equivalent to Gaussian noise: its Fisher score takes the place of Y/Δ. (Lesieur, Krzakala
-and Zdeborová 2017; in blocks Pak, Guionnet, Ko and Krzakala.)
+and Zdeborová 2017; in blocks Pak, Ko and Krzakala, arXiv 2302.06665.)
 """
 
 from __future__ import annotations

@@ -156,6 +156,26 @@ def rademacher(size: int = 1) -> Discrete:
     return Discrete(np.array(list(product((1.0, -1.0), repeat=size))))
 
 
+def independent(one: Discrete, size: int) -> Discrete:
+    """p independent unknowns of the same law.
+
+    >>> independent(rademacher(), 3).points.shape
+    (8, 3)
+    """
+    if one.size != 1:
+        raise ConfigError(f"independent copies are made of one unknown a row, got {one.size}")
+    points = np.array(list(product(one.points[:, 0], repeat=size)))
+    return Discrete(points, np.prod(list(product(one.weights, repeat=size)), axis=1))
+
+
+def activity(fraction: float) -> Discrete:
+    """1 with probability `fraction`, else 0, shifted and scaled to mean 0 and variance 1."""
+    if not 0 < fraction < 1:
+        raise ConfigError(f"a fraction of active units is between 0 and 1, got {fraction}")
+    active, silent = math.sqrt((1 - fraction) / fraction), -math.sqrt(fraction / (1 - fraction))
+    return Discrete(np.array([[active], [silent]]), np.array([fraction, 1 - fraction]))
+
+
 def sparse_signs(density: float) -> Discrete:
     """0, or with probability `density` a sign."""
     if not 0 < density <= 1:

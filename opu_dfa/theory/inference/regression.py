@@ -12,15 +12,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from opu_dfa.errors import ConfigError
 from opu_dfa.theory.inference.channels import Channel
-from opu_dfa.theory.inference.priors import Prior
+from opu_dfa.theory.inference.priors import Prior, root
 
 Array = np.ndarray
+_MOST = 1 - 1e-8  # overlap at which weights are known
+_NODES = 2048  # of the law's precision, which is of a step
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class RegressionData:
     """A design `(n L, d)`, the tokens of a sample in a row, labels `(n, ...)`, and the weights `(d, p)`.
 
     damping: the share of its new value that a step takes, of weights and scores; 1 is message passing itself.
+    precision: A is summed over the samples' scores, or is the law's α Î(ρ - V), which state evolution has. Where labels
+    have no noise, scores of an estimate that is not aligned yet tell of more than is known, and a start from samples
+    may end sure of a wrong answer; the law's precision does not.
 
     >>> from opu_dfa.theory.inference.channels import GaussianNoise
     >>> from opu_dfa.theory.inference.iterate import iterate
@@ -101,6 +106,7 @@ class RegressionData:
     labels: Array
     truth: Array
     damping: float = 1.0
+    precision: Literal["samples", "law"] = "samples"
 
     def start(self, rng: np.random.Generator, planted: float = 0.0, noise: float = 0.03) -> RegressionState:
         """The prior's mean with a little noise, and a share of the truth."""
@@ -109,20 +115,35 @@ class RegressionData:
         tokens = self.channel.tokens
         return RegressionState(weights, self.prior.second, np.zeros((len(self.design) // tokens, tokens, p)))
 
+    def knowing(self, rng: np.random.Generator, overlap: Array) -> RegressionState:
+        """A start that knows as much as an overlap M `(p, p)` says, from data unlike these, and knows that it does."""
+        d, p = self.truth.shape
+        share = np.linalg.solve(self.prior.second, overlap)
+        noise = rng.standard_normal((d, p)) @ root(overlap - share.T @ self.prior.second @ share)
+        before = np.zeros((len(self.labels), self.channel.tokens, p))
+        return RegressionState(self.truth @ share + noise, self.prior.second - overlap, before)
+
     def step(self, state: RegressionState) -> RegressionState:
         """One step of message passing."""
         w, v, before = state
-        d = len(w)
         omega = (self.design @ w).reshape(before.shape) - before @ v
         g = self.channel.score(self.labels, omega, v)
-        stiffness = self.channel.stiffness(self.labels, omega, v)
-        a = np.tensordot(g, g, ((0, 1), (0, 1))) / d if stiffness is None else stiffness.sum(axis=0) / d
+        a = self._precision(omega, g, v)
         g = before + self.damping * (g - before)
         field = self.design.T @ g.reshape(len(self.design), -1) + w @ a
         posterior = self.prior.denoise(field, (a + a.T) / 2)
         return RegressionState(
             w + self.damping * (posterior.mean - w), np.asarray(posterior.covariance.mean(axis=0)), g
         )
+
+    def _precision(self, omega: Array, g: Array, v: Array) -> Array:
+        d, second = len(self.truth), self.prior.second
+        if self.precision == "law":
+            values, vectors = np.linalg.eigh(second - v)
+            known = (vectors * np.clip(values, 0, _MOST * float(np.linalg.eigvalsh(second)[0]))) @ vectors.T
+            return len(self.labels) / d * self.channel.information(known, second, _NODES)
+        stiffness = self.channel.stiffness(self.labels, omega, v)
+        return np.tensordot(g, g, ((0, 1), (0, 1))) / d if stiffness is None else stiffness.sum(axis=0) / d
 
     def products(self, state: RegressionState) -> Array:
         """ŵᵀw/d `(p, p)`: the overlap M of state evolution."""
