@@ -102,6 +102,14 @@ def i2(c: Array) -> Array:
     return np.asarray(2 / math.pi * np.arcsin(np.clip(c / np.sqrt(np.outer(d, d)), -1, 1)))
 
 
+# E[g(z_a) g(z_b)], where it is closed
+PAIRS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda c: c,
+    "erf": i2,
+    "square": lambda c: np.outer(np.diag(c), np.diag(c)) + 2 * c * c,
+}
+
+
 def j2(c: Array, k: int) -> Array:
     """E[g'(z_i) g'(z_k)] of erf among the first k fields, `(k, k)`."""
     d, own = 1 + np.diag(c)[:k], c[:k, :k]

@@ -47,9 +47,12 @@ class Trajectory:
 
 def trajectory(rule: Rule, teacher: Teacher, times: Array, states: Sequence[Overlaps]) -> Trajectory:
     """States with what they say of error and alignment."""
+    q, r, v = (np.array([getattr(s, name) for s in states]) for name in ("q", "r", "v"))
     return Trajectory(
         times,
-        *(np.array([getattr(s, name) for s in states]) for name in ("q", "r", "v")),
+        q,
+        r,
+        v,
         np.array([generalisation(s, teacher) for s in states]),
         np.array([alignment(s.v, rule.backward(s.v, float(t))) for s, t in zip(states, times, strict=True)]),
     )

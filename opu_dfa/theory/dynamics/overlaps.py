@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.dynamics.fields import Array, activation, i2, points, root
+from opu_dfa.theory.dynamics.fields import PAIRS, Array, activation, points, root
 
 _NEGATIVE = -1e-9  # of the trace: eigenvalues below are no rounding
 
@@ -83,8 +83,8 @@ def generalisation(state: Overlaps, teacher: Teacher) -> float:
     0.0
     """
     c, u = covariance(state, teacher), np.hstack([state.v, -teacher.head])
-    if teacher.activation == "erf":
-        return float(np.einsum("oa,ob,ab->", u, u, i2(c)) / 2)
+    if teacher.activation in PAIRS:
+        return float(np.einsum("oa,ob,ab->", u, u, PAIRS[teacher.activation](c)) / 2)
     g = activation(teacher.activation)
     rule = points(len(c), g.degree)
     return float(rule.weights @ ((g.value(rule.nodes @ root(c)) @ u.T) ** 2).sum(axis=1) / 2)
