@@ -11,17 +11,8 @@ import numpy as np
 
 from opu_dfa.errors import ConfigError
 from opu_dfa.studies.study import Claim, Result, Size, Study, Values, agreement
-from opu_dfa.theory.inference.epidemics import (
-    Contacts,
-    Epidemic,
-    Observations,
-    Outbreak,
-    belief_propagation,
-    expected_auc,
-    mean_field,
-    ring_contacts,
-    tracing,
-)
+from opu_dfa.theory.inference.epidemics import belief_propagation, expected_auc, mean_field, tracing
+from opu_dfa.theory.inference.outbreaks import Contacts, Epidemic, Observations, Outbreak, ring_contacts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

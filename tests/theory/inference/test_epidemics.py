@@ -8,18 +8,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.inference.epidemics import (
-    Contacts,
-    Epidemic,
-    Observations,
-    Outbreak,
-    belief_propagation,
-    expected_auc,
-    likelihood,
-    mean_field,
-    ring_contacts,
-    tracing,
-)
+from opu_dfa.theory.inference.epidemics import belief_propagation, expected_auc, likelihood, mean_field, tracing
+from opu_dfa.theory.inference.outbreaks import Contacts, Epidemic, Observations, Outbreak, ring_contacts
 
 
 def observed(nodes, *made, reports=None):
