@@ -188,6 +188,7 @@ class FeedbackAlignment(Study[Point]):
         panels[3].set(title="alignment of output weights", ylabel="cos(Vᵀ, B)", xlabel="t, samples / N", ylim=(0, 1.05))
         for axes in panels:
             axes.set_xscale("symlog", linthresh=0.3)
+            axes.set_xlim(0, None)
             axes.legend(fontsize="x-small")
         return figure
 
