@@ -27,9 +27,9 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from scipy import optimize, special
 
+from hardware.kernels import compiled
 from opu_dfa.errors import ConfigError, NotConverged
 from opu_dfa.theory.gaussian import sobol
 
@@ -166,14 +166,14 @@ def _normal(nodes: int) -> Array:
     return np.concatenate([half, half * np.array([1, 1, -1, -1])])
 
 
-@njit(cache=True)
+@compiled
 def _value(x, y, a, b, t1, t2, v, rho):  # type: ignore[no-untyped-def]
     s1 = 1 / (1 + math.exp(x * (y - x))) - t1
     s2 = 1 / (1 + math.exp(y * (x - y))) - t2
     return ((x - a) ** 2 + (y - b) ** 2) / (2 * v) + rho * (s1 * s1 + s2 * s2)
 
 
-@njit(cache=True)
+@compiled
 def _prox(fields, targets, v, rho):  # type: ignore[no-untyped-def]
     """Newton's steps, uphill directions turned, halved until they descend."""
     out = np.empty_like(fields)

@@ -14,8 +14,8 @@ of each neighbour, for every (t_i, r_i), the means of these two factors: the mes
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from hardware.kernels import compiled
 from opu_dfa.errors import ConfigError
 from opu_dfa.theory.inference.iterate import History, iterate
 from opu_dfa.theory.inference.outbreaks import Contacts, Epidemic, Observations
@@ -156,7 +156,7 @@ def _directed(contacts: Contacts) -> tuple[Array, Array, Array, Array]:
     return start, target[order], place[reverse[order]], order % edges
 
 
-@njit(cache=True, error_model="numpy")
+@compiled
 def _update(messages, beliefs, local, start, other, back, edge, counts, powers, seed, damping):  # type: ignore[no-untyped-def]
     """One sweep over the nodes. messages[e, h, t, r]: means of S(t - 1 + h), from the neighbour at place e.
 
