@@ -21,8 +21,18 @@ import numpy as np
 from scipy import integrate, optimize, special
 
 from opu_dfa.features import Intensity
+from opu_dfa.theory.dynamics.codes import Device, StochasticTernary
+from opu_dfa.theory.dynamics.flow import descend
+from opu_dfa.theory.dynamics.overlaps import Overlaps, Teacher
+from opu_dfa.theory.dynamics.rules import Rule
+from opu_dfa.theory.dynamics.simulate import chain, network
 from opu_dfa.theory.erm.state_evolution import state_evolution
 from opu_dfa.theory.erm.teachers import Probit
+from opu_dfa.theory.inference.index_channels import SignProduct
+from opu_dfa.theory.inference.iterate import iterate, settled
+from opu_dfa.theory.inference.low_rank import SpikedWigner
+from opu_dfa.theory.inference.priors import Gaussian, rademacher
+from opu_dfa.theory.inference.regression import GeneralisedLinear
 from opu_dfa.theory.spectra.optical import referenced
 from opu_dfa.theory.spectra.power_law import power_law
 from opu_dfa.theory.spectra.ridge import best_ridge, ridge_error
@@ -31,6 +41,7 @@ from opu_dfa.theory.spectra.spectrum import Spectrum, from_covariances
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "bench-theory.md"
 MODES, SAMPLES, RIDGE = 1000, 300.0, 0.05
 GOALS = {"ridge": 0.010, "logistic": 0.100, "curve": 2.0}  # seconds
+SECONDS = 10.0  # message passing, sweeps and dynamics take seconds
 
 
 def main(small: bool) -> None:
@@ -83,8 +94,51 @@ def main(small: bool) -> None:
         seconds = cpu(curve, 1 if small else 3)
         lines.append(f"| {name}, {MODES:,} modes | {seconds:.2f} | {said(seconds, GOALS['curve'])} |")
         print(lines[-1], flush=True)
+    lines += ["", "| algorithms and dynamics | CPU, s | goal, s |", "|---|---|---|"]
+    for name, work in inference_and_dynamics().items():
+        work()  # compiled and drawn once
+        seconds = cpu(work, 1)
+        lines.append(f"| {name} | {seconds:.2f} | {said(seconds, SECONDS)} |")
+        print(lines[-1], flush=True)
     if not small:
         PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def inference_and_dynamics() -> dict[str, Callable[[], object]]:
+    """Message passing on 2,000 unknowns, sweeps of its state evolution, and two-layer networks that learn."""
+    rng = np.random.default_rng(0)
+    spiked = SpikedWigner(rademacher(), noise=np.array([[0.5]]))
+    signs = GeneralisedLinear(Gaussian(2), SignProduct(), 4.0)
+    matrix, design = spiked.observe(rng, 2000), signs.observe(rng, 2000)
+    noises, alphas = np.linspace(0.2, 0.9, 20), np.linspace(3, 6, 10)
+    teacher = Teacher(np.ones((1, 2)), np.eye(2), 0.1)
+    start = Overlaps(np.eye(2) / 4, np.array([[0.05, -0.02], [0.01, 0.03]]), np.zeros((1, 2)))
+    learn = Rule(0.5, 0.5, np.array([[1.0], [-0.5]]), device=Device(additive=0.2))
+    ternary = Rule(0.5, 0.5, np.array([[1.0], [-0.5]]), StochasticTernary(0.5))
+
+    def evolved(law: SpikedWigner | GeneralisedLinear) -> object:
+        return settled(law.evolve, law.nothing + 0.1 * np.eye(law.truth.shape[-1]), 1e-6)
+
+    return {
+        "message passing, a matrix of 2,000 signs, 50 steps": lambda: iterate(
+            matrix.step, matrix.start(rng), most=50, tolerance=0
+        ),
+        "message passing, sign(z₁z₂) of 2,000 inputs, 8,000 samples, 20 steps": lambda: iterate(
+            design.step, design.start(rng, planted=0.1), most=20, tolerance=0
+        ),
+        "state evolution, matrices of signs, 20 points": lambda: [
+            evolved(SpikedWigner(rademacher(), noise=np.array([[x]]))) for x in noises
+        ],
+        "state evolution, sign(z₁z₂), 10 points": lambda: [
+            evolved(GeneralisedLinear(Gaussian(2), SignProduct(), float(a))) for a in alphas
+        ],
+        "equations of motion of DFA to t = 200, noisy device": lambda: descend(learn, teacher, start, [0, 200]),
+        "equations of motion of DFA to t = 50, ternary errors": lambda: descend(
+            ternary, teacher, start, [0, 50], nodes=4096, tolerance=1e-5
+        ),
+        "training of N = 1,000 inputs to t = 100, weights": lambda: network(learn, teacher, start, 1000, [0, 100]),
+        "training of N = 1,000 inputs to t = 100, overlaps alone": lambda: chain(learn, teacher, start, 1000, [0, 100]),
+    }
 
 
 def said(value: float, goal: float) -> str:
