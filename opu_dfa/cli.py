@@ -65,8 +65,12 @@ def defend(overrides: list[str]) -> int:
 def predict(overrides: list[str]) -> int:
     """`opu-dfa predict`: a new run, or `resume=RUN`; `task=dfa` has settings of its own."""
     # A choice between two questions, not a setting: Hydra would look for it among the tasks of `train`.
-    others = [word for word in overrides if word != "task=dfa"]
-    return _begin_or_resume("predict", others, "predict" if others == overrides else "predict-dfa")
+    questions = {"task=reader": "predict", "task=dfa": "predict-dfa"}
+    asked = [word for word in overrides if word.startswith("task=")]
+    if not set(asked) <= questions.keys():
+        return _fail(f"opu-dfa predict does {' and '.join(questions)}; got {' '.join(asked)}.")
+    others = [word for word in overrides if word not in asked]
+    return _begin_or_resume("predict", others, questions[asked[-1]] if asked else "predict")
 
 
 def _begin_or_resume(verb: str, overrides: list[str], settings: str = "") -> int:

@@ -65,6 +65,12 @@ def test_a_run_leaves_prediction_and_training_in_a_folder_and_resumes(predict, t
     assert [p["measured"] for p in again["points"]] == [p["measured"] for p in summary["points"]]
 
 
+def test_another_task_is_refused_with_those_there_are(predict):
+    code, _, complaint = predict("task=imagenet")
+    assert code == 2
+    assert "task=reader and task=dfa; got task=imagenet" in complaint
+
+
 def test_noise_is_in_proportion_to_what_is_shown(dim):
     """Variance |φ|²/(O snr) of each unit, for errors of any size on any number of mirrors."""
     chosen = settings("opu.preset=dim", "outputs=3", "hidden=300", "n_inputs=400")
