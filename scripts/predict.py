@@ -107,8 +107,8 @@ def dfa_part(name: str, words: list[str], summary: dict[str, Any]) -> Iterator[s
     snr = summary["snr"] if isinstance(summary["snr"], str) else f"{summary['snr']:.3g}"
     yield ""
     yield (
-        f"Agree: {summary['agree']} of {len(rows)}. The device's SNR is {snr}; by theory {costs} a tenth of the risk "
-        f"at t = {summary['points'][-1]['time']:g}."
+        f"Agree: {summary['agree']} of {len(rows)}. The device's SNR is {snr}; by theory of the first device {costs} a "
+        f"tenth of the risk at t = {summary['points'][-1]['time']:g}."
     )
     yield from ("", f"![predicted and trained](figures/predict-{slug(name)}.png)")
 

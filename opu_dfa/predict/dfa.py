@@ -142,12 +142,18 @@ def figure(summary: dict[str, Any]) -> Figure:
     aligned.set(ylabel="cos(Vᵀ, B), dashed", ylim=(0, 1.02))
     left.set(xlabel="t, inputs seen / N", ylabel="risk", yscale="log")
     left.set_xscale("symlog", linthresh=1)
+    left.set_xlim(0, None)
     left.legend(frameon=False, fontsize="small")
     right.plot([p["snr"] for p in summary["sweep"]], [p["risk"] for p in summary["sweep"]], color="#30638e")
     if isinstance(summary["snr"], float):
         right.axvline(summary["snr"], color="#d1495b", label="this device")
         right.legend(frameon=False, fontsize="small")
-    right.set(xscale="log", yscale="log", xlabel="SNR of a projection", ylabel=f"risk at t = {times[-1]:g}, predicted")
+    right.set(
+        xscale="log",
+        yscale="log",
+        xlabel="SNR of a projection",
+        ylabel=f"risk at t = {times[-1]:g}, first device, predicted",
+    )
     for axes in (left, right):
         axes.spines["top"].set_visible(False)
     return drawing
@@ -193,7 +199,7 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
         "errors, of the last digits.",
         "Theory is of infinitely many inputs; it knows the device's matrix and its SNR, "
         + (f"{snr:.4g}." if isinstance(snr, float) else "infinite."),
-        f"{tolerance} at t = {last:g}, by theory. Noise adds to the diffusion of weights alone, in proportion to the "
+        f"{tolerance} at t = {last:g}, by theory of the first device. Noise adds to the diffusion of weights alone, in proportion to the "
         "rate: a smaller rate tolerates more.",
     ]
 
