@@ -199,8 +199,8 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
         "errors, of the last digits.",
         "Theory is of infinitely many inputs; it knows the device's matrix and its SNR, "
         + (f"{snr:.4g}." if isinstance(snr, float) else "infinite."),
-        f"{tolerance} at t = {last:g}, by theory of the first device. Noise adds to the diffusion of weights alone, in proportion to the "
-        "rate: a smaller rate tolerates more.",
+        f"{tolerance} at t = {last:g}, by theory of the first device. Noise adds to the diffusion of weights alone, in "
+        "proportion to the rate: a smaller rate tolerates more.",
     ]
 
 
