@@ -11,10 +11,11 @@ import numpy as np
 
 from opu_dfa.errors import ConfigError
 from opu_dfa.studies.study import Claim, Result, Size, Study, Values, agreement
-from opu_dfa.theory.dynamics.fields import activation, points, root
+from opu_dfa.theory.dynamics.fields import activation, points
 from opu_dfa.theory.dynamics.overlaps import covariance
 from opu_dfa.theory.dynamics.rules import Loss, Overlaps, Rule, Teacher
 from opu_dfa.theory.dynamics.simulate import chain
+from opu_dfa.theory.gaussian import root
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

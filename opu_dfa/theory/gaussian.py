@@ -82,6 +82,12 @@ def correlated(covariance: Array, n: int = 81) -> Rule:
     return Rule(grid @ root.T, np.outer(one.weights, one.weights).ravel())
 
 
+def root(matrix: Array) -> Array:
+    """The symmetric square root of a positive semi-definite matrix, `(..., p, p)`, which may be singular."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))[..., None, :]) @ np.swapaxes(vectors, -1, -2))
+
+
 def marchenko_pastur(ratio: float, n: int = 200) -> Rule:
     """The eigenvalues of F Fᵀ / d for F of p x d entries N(0, 1), ratio = p / d; weights are fractions of all p.
 

@@ -66,12 +66,6 @@ def activation(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def root(c: Array) -> Array:
-    """The symmetric square root of a covariance, smooth in it and defined where it is singular."""
-    values, vectors = np.linalg.eigh(c)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T)
-
-
 @lru_cache(maxsize=16)
 def points(dims: int, degree: int | None = None, n: int = 0) -> Rule:
     """Standard normal nodes: a tensor grid exact for all averages of polynomials of that degree, or Sobol points.

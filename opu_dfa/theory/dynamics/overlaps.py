@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.dynamics.fields import PAIRS, Array, activation, points, root
+from opu_dfa.theory.dynamics.fields import PAIRS, Array, activation, points
+from opu_dfa.theory.gaussian import root
 
 _NEGATIVE = -1e-9  # of the trace: eigenvalues below are no rounding
 

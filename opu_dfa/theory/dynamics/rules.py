@@ -23,8 +23,9 @@ import numpy as np
 
 from opu_dfa.errors import ConfigError
 from opu_dfa.theory.dynamics.codes import Clipped, Code, Device, Exact, StochasticTernary, ThresholdTernary
-from opu_dfa.theory.dynamics.fields import Array, activation, i2, i3, i4, j2, points, root
+from opu_dfa.theory.dynamics.fields import Array, activation, i2, i3, i4, j2, points
 from opu_dfa.theory.dynamics.overlaps import Overlaps, Teacher, covariance
+from opu_dfa.theory.gaussian import root
 
 Loss = Literal["square", "correlation"]
 

@@ -20,9 +20,9 @@ import numpy as np
 from scipy import optimize
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.gaussian import legendre
+from opu_dfa.theory.gaussian import legendre, root
 from opu_dfa.theory.inference.iterate import spinodals
-from opu_dfa.theory.inference.priors import Prior, root
+from opu_dfa.theory.inference.priors import Prior
 
 Array = np.ndarray
 _EDGES = np.concatenate([[0.0], np.geomspace(1e-3, 1, 9)])  # of precisions, finer where a sparse prior wakes up

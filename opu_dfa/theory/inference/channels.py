@@ -15,8 +15,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from scipy import special
 
-from opu_dfa.theory.gaussian import panels, sobol
-from opu_dfa.theory.inference.priors import root
+from opu_dfa.theory.gaussian import panels, root, sobol
 
 Array = np.ndarray
 _STEP = 2e-3  # of differences, in standard deviations of z

@@ -13,9 +13,8 @@ import numpy as np
 from scipy import special
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.gaussian import panels, sobol
+from opu_dfa.theory.gaussian import panels, root, sobol
 from opu_dfa.theory.inference.channels import Channel
-from opu_dfa.theory.inference.priors import root
 
 Array = np.ndarray
 _REACH = 9.0  # standard deviations of a field

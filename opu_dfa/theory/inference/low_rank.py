@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.inference.priors import Prior, _times
+from opu_dfa.theory.inference.priors import Prior, times
 
 Array = np.ndarray
 
@@ -132,7 +132,7 @@ class LowRankData:
         """One step of message passing."""
         back = self._profiled(state.covariance)[self.groups]
         precision = self._profiled(state.mean[:, :, None] * state.mean[:, None])[self.groups]
-        field = self.score @ state.mean - _times(back, state.before)
+        field = self.score @ state.mean - times(back, state.before)
         return LowRankState(*_ordered(self.law.prior.denoise(field, precision), state.mean))
 
     def overlap(self, state: LowRankState) -> float:

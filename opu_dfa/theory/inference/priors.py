@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.gaussian import Rule, hermite, panels, sobol
+from opu_dfa.theory.gaussian import Rule, hermite, panels, root, sobol
 
 Array = np.ndarray
 
@@ -85,7 +85,7 @@ class Gaussian(Prior):
 
     def denoise(self, field: Array, precision: Array) -> Posterior:
         covariance = self._covariance(precision)
-        return Posterior(_times(covariance, field), np.broadcast_to(covariance, (len(field), self.size, self.size)))
+        return Posterior(times(covariance, field), np.broadcast_to(covariance, (len(field), self.size, self.size)))
 
     def overlap(self, precision: Array) -> Array:
         return self.second - self._covariance(precision)
@@ -244,12 +244,6 @@ def nodes(dims: int) -> Rule:
     return Rule(grid, weights)
 
 
-def root(matrix: Array) -> Array:
-    """The symmetric square root of a positive semi-definite matrix, `(..., p, p)`, which may be singular."""
-    values, vectors = np.linalg.eigh(matrix)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))[..., None, :]) @ np.swapaxes(vectors, -1, -2))
-
-
-def _times(matrices: Array, rows: Array) -> Array:
+def times(matrices: Array, rows: Array) -> Array:
     """A matrix for all rows, or one for each, times the rows."""
     return np.asarray(np.einsum("...ij,nj->ni" if matrices.ndim == 2 else "nij,nj->ni", matrices, rows))

@@ -17,8 +17,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from opu_dfa.errors import ConfigError
+from opu_dfa.theory.gaussian import root
 from opu_dfa.theory.inference.channels import Channel
-from opu_dfa.theory.inference.priors import Prior, root
+from opu_dfa.theory.inference.priors import Prior
 
 Array = np.ndarray
 _MOST = 1 - 1e-8  # overlap at which weights are known

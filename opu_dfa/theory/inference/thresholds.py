@@ -16,9 +16,8 @@ import numpy as np
 from scipy import optimize
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.gaussian import sobol
+from opu_dfa.theory.gaussian import root, sobol
 from opu_dfa.theory.inference.channels import Channel
-from opu_dfa.theory.inference.priors import root
 
 Array = np.ndarray
 _KNOWN = 1 - 1e-9  # overlap of a direction that is known: a score divides by what is left of its variance

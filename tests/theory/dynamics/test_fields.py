@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.dynamics.fields import ACTIVATIONS, activation, i2, i3, i4, j2, points, root
-from opu_dfa.theory.gaussian import hermite
+from opu_dfa.theory.dynamics.fields import ACTIVATIONS, activation, i2, i3, i4, j2, points
+from opu_dfa.theory.gaussian import hermite, root
 
 
 @pytest.fixture(scope="module")

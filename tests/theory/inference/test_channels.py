@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from opu_dfa.errors import ConfigError
+from opu_dfa.theory.gaussian import root
 from opu_dfa.theory.inference.channels import Channel, GaussianNoise, Sign
 from opu_dfa.theory.inference.index_channels import (
     MonteCarlo,
@@ -13,7 +14,6 @@ from opu_dfa.theory.inference.index_channels import (
     Staircase,
     same_sign,
 )
-from opu_dfa.theory.inference.priors import root
 from opu_dfa.theory.inference.sequence_channels import AttentionOneLayer, AttentionTwoLayers, PhaseRetrieval
 
 COVARIANCE = {

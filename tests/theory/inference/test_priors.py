@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from opu_dfa.errors import ConfigError
+from opu_dfa.theory.gaussian import root
 from opu_dfa.theory.inference.priors import (
     Discrete,
     GaussBernoulli,
@@ -17,7 +18,6 @@ from opu_dfa.theory.inference.priors import (
     independent,
     nodes,
     rademacher,
-    root,
     sparse_signs,
 )
 
