@@ -117,10 +117,11 @@ class PhaseDiagram(Study[Point]):
                 f"{region}: the limit is off by {gaps[0]:.1%} at d = {few.point.d:.0e} and {gaps[1]:.1%} at "
                 f"{many.point.d:.0e}"
             )
+        # Of a finite d some drift is left in orange: only where the limit is near, nothing is to be learned.
+        near = [r for r in results if r.point.region != "orange" or _gap(r) < 0.1]
+        risks = [(r.point.region, r.measured("risk")[0]) for r in near]
         ends = {
-            region: min(
-                float(r.measured("risk")[0][-1] / r.measured("risk")[0][0]) for r in results if r.point.region == region
-            )
+            region: min((float(risk[-1] / risk[0]) for of, risk in risks if of == region), default=math.nan)
             for region in _AT
         }
         holds &= ends["green"] < 0.2 and ends["blue"] < 0.2 and ends["orange"] > 0.9

@@ -120,7 +120,7 @@ class SpinGlassSampling(Study[Point]):
         if point.sampler == "informed":
             start = _START * x + math.sqrt(_START * (1 - _START)) * rng.standard_normal(n)
         y = g * x + math.sqrt(g) * rng.standard_normal(n)
-        return {"value": float(spherical_amp(tensor, point.delta, g, y, start, 20) @ x / n)}
+        return {"value": float(spherical_amp(tensor, point.delta, g, y, start, 50) @ x / n)}
 
     def claim(self, results: Sequence[Result[Point]]) -> Claim:
         found = agreement(results, absolute=0.03)  # a spin glass of N spins differs from N = ∞ by 1/√N
