@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,7 @@ def page() -> Iterator[str]:
         "training rows for each n; in brackets the standard error over media, of the last digits. A ! marks a value "
         "that is neither within three standard errors of the measurement nor within 5 %."
     )
-    for name, words in WORDS.items():
-        path = RUNS / slug(name) / "summary.json"
-        if path.exists():
-            shutil.copy(path.parent / "prediction.png", PAGE.parent / "figures" / f"predict-{slug(name)}.png")
-            yield from part(name, words, json.loads(path.read_text()))
+    yield from parts(WORDS, part)
     yield from ("", "# Optical DFA, predicted and trained", "")
     yield (
         "Two-layer networks of erf units learn one new input a step from a teacher of the same kind by direct feedback "
@@ -74,11 +70,18 @@ def page() -> Iterator[str]:
         "device's matrix and the SNR of its `fidelity()`. In brackets the standard error over trainings, of the last "
         "digits; a ! marks what is neither within three of them nor within 5 %."
     )
-    for name, words in DFA.items():
+    yield from parts(DFA, dfa_part)
+
+
+def parts(
+    runs: Mapping[str, list[str]], write: Callable[[str, list[str], dict[str, Any]], Iterator[str]]
+) -> Iterator[str]:
+    """What is written of the runs that are done, each with its figure beside the page."""
+    for name, words in runs.items():
         path = RUNS / slug(name) / "summary.json"
         if path.exists():
             shutil.copy(path.parent / "prediction.png", PAGE.parent / "figures" / f"predict-{slug(name)}.png")
-            yield from dfa_part(name, words, json.loads(path.read_text()))
+            yield from write(name, words, json.loads(path.read_text()))
 
 
 def part(name: str, words: list[str], summary: dict[str, Any]) -> Iterator[str]:

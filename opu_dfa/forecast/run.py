@@ -24,7 +24,7 @@ from opu_dfa.reservoir.figures import error_figure, forecast_figure, statistics_
 from opu_dfa.reservoir.forecaster import Forecaster
 from opu_dfa.reservoir.search import Trial, search
 from opu_dfa.training.checkpoint import cannot_write, keep_config, write_atomically
-from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.metrics import continued
 from opu_dfa.training.report import drawn
 
 METRICS, SEARCH = "metrics.jsonl", "search.json"
@@ -76,10 +76,7 @@ class _Records:
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         keep_config(folder, config, "forecast")
-        path = folder / METRICS
-        before = path.read_bytes() if path.exists() else b""
-        self.seen: list[dict[str, Any]] = read_metrics(path) if before else []
-        self._file = MetricsFile(path, before.rfind(b"\n") + 1)
+        self.seen, self._file = continued(folder / METRICS)
 
     def outcomes(self, model: str) -> dict[int, Outcome]:
         """The starts that a model is through with."""

@@ -20,7 +20,7 @@ from opu_dfa.predict.report import page
 from opu_dfa.predict.run import METRICS, compared
 from opu_dfa.progress import Work
 from opu_dfa.training.checkpoint import keep_config, write_atomically
-from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.metrics import continued
 from opu_dfa.training.report import drawn
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def run_dfa(config: Mapping[str, Any], folder: Path, console: Console) -> None:
 
 def _measured(chosen: DFASettings, media: list[Medium], folder: Path, work: Work) -> np.ndarray:
     """Risks `(media, times, runs)`; media of the folder's records are not trained again."""
-    path = folder / METRICS
-    before = path.read_bytes() if path.exists() else b""
-    done = {r["medium"]: r["risk"] for r in (read_metrics(path) if before else [])}
-    file = MetricsFile(path, before.rfind(b"\n") + 1)
+    records, file = continued(folder / METRICS)
+    done = {r["medium"]: r["risk"] for r in records}
     what = f"training {chosen.runs} networks on each of {len(media)} simulated devices"
     work.begin(what, len(media) * len(chosen.times), len(done) * len(chosen.times))
     try:

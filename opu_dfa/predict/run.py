@@ -21,7 +21,7 @@ from opu_dfa.predict.report import figure, print_summary, write_report
 from opu_dfa.predict.settings import PredictSettings
 from opu_dfa.progress import Work
 from opu_dfa.training.checkpoint import keep_config, write_atomically
-from opu_dfa.training.metrics import MetricsFile, read_metrics
+from opu_dfa.training.metrics import continued
 from opu_dfa.training.report import drawn
 
 METRICS = "metrics.jsonl"
@@ -69,14 +69,9 @@ def _measured(
     pool: Pool, chosen: PredictSettings, ridge: float, sizes: list[int], folder: Path, work: Work
 ) -> dict[int, list[Scores]]:
     """Scores of every medium at each n; those of the folder's records are not measured again."""
-    path = folder / METRICS
-    before = path.read_bytes() if path.exists() else b""
-    done = {
-        (r["n"], r["medium"]): Scores(**{name: r[name] for name in _QUANTITIES})
-        for r in (read_metrics(path) if before else [])
-    }
+    records, file = continued(folder / METRICS)
+    done = {(r["n"], r["medium"]): Scores(**{name: r[name] for name in _QUANTITIES}) for r in records}
     missing = [(n, medium) for n in sizes for medium in range(chosen.media) if (n, medium) not in done]
-    file = MetricsFile(path, before.rfind(b"\n") + 1)
     work.begin(f"the simulated device: {chosen.media} media at each n", chosen.media * len(sizes), len(done))
     try:
         for n, medium in missing:

@@ -75,11 +75,20 @@ def sobol(dims: int, n: int = 4096, seed: int = 0) -> Rule:
 
 def correlated(covariance: Array, n: int = 81) -> Rule:
     """A grid of pairs that are jointly normal with a covariance `(2, 2)`, which may be singular."""
-    one = hermite(n)
     values, vectors = np.linalg.eigh(np.asarray(covariance, dtype=np.float64))
     root = vectors * np.sqrt(np.maximum(values, 0))
-    grid = np.stack(np.meshgrid(one.nodes, one.nodes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return Rule(grid @ root.T, np.outer(one.weights, one.weights).ravel())
+    grid = tensor(hermite(n), 2)
+    return Rule(grid.nodes @ root.T, grid.weights)
+
+
+def tensor(rule: Rule, dims: int) -> Rule:
+    """The grid of a rule of one dimension in several, `(n**dims, dims)`.
+
+    >>> tensor(hermite(3), 2).nodes.shape
+    (9, 2)
+    """
+    nodes, weights = (np.stack(np.meshgrid(*[of] * dims, indexing="ij"), axis=-1).reshape(-1, dims) for of in rule)
+    return Rule(nodes, weights.prod(axis=1))
 
 
 def root(matrix: Array) -> Array:

@@ -57,3 +57,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """All whole records of a metrics file; a last line cut short by a crash is left out."""
     lines = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def continued(path: Path) -> tuple[list[dict[str, Any]], MetricsFile]:
+    """The whole records there are, none of a file that is missing, and the file to append to after the last of them."""
+    before = path.read_bytes() if path.exists() else b""
+    return read_metrics(path) if before else [], MetricsFile(path, before.rfind(b"\n") + 1)

@@ -33,7 +33,7 @@ from scipy import integrate, special
 from opu_dfa.errors import ConfigError, NotConverged
 from opu_dfa.theory.dynamics.sequences import attention as _attention
 from opu_dfa.theory.dynamics.sequences import forward as _forward
-from opu_dfa.theory.gaussian import Rule, hermite
+from opu_dfa.theory.gaussian import Rule, hermite, tensor
 
 Array = np.ndarray
 Target = Literal["mean", "sum"]
@@ -250,10 +250,7 @@ def _placed(overlaps: Array, tokens: int, d: int) -> Array:
 @lru_cache(maxsize=16)
 def _grid(dims: int, order: int) -> Rule:
     """A tensor grid of standard normal nodes."""
-    one = hermite(order)
-    nodes = np.stack(np.meshgrid(*[one.nodes] * dims, indexing="ij"), axis=-1).reshape(-1, dims)
-    weights = np.stack(np.meshgrid(*[one.weights] * dims, indexing="ij"), axis=-1).reshape(-1, dims).prod(axis=1)
-    return Rule(nodes, weights)
+    return tensor(hermite(order), dims)
 
 
 def _line(step: float) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.gaussian import Rule, hermite, sobol
+from opu_dfa.theory.gaussian import Rule, hermite, sobol, tensor
 
 Array = np.ndarray
 _GRID = 20_000  # nodes above which a tensor grid is no longer taken
@@ -80,10 +80,7 @@ def points(dims: int, degree: int | None = None, n: int = 0) -> Rule:
     each = 2 * (degree or 0)  # force² is of degree 4·degree - 2, and n nodes are exact to 2n - 1
     if degree is None or n or each**dims > _GRID:
         return sobol(dims, n or _SOBOL)
-    one = hermite(each)
-    nodes = np.stack(np.meshgrid(*[one.nodes] * dims, indexing="ij"), axis=-1).reshape(-1, dims)
-    weights = np.stack(np.meshgrid(*[one.weights] * dims, indexing="ij"), axis=-1).reshape(-1, dims).prod(axis=1)
-    return Rule(nodes, weights)
+    return tensor(hermite(each), dims)
 
 
 def i2(c: Array) -> Array:

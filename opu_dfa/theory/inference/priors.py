@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opu_dfa.errors import ConfigError
-from opu_dfa.theory.gaussian import Rule, hermite, panels, root, sobol
+from opu_dfa.theory.gaussian import Rule, hermite, panels, root, sobol, tensor
 
 Array = np.ndarray
 
@@ -238,10 +238,7 @@ def nodes(dims: int) -> Rule:
         return Rule(rule.nodes[:, None], rule.weights)
     if dims > 3:
         return sobol(dims, 16_384)
-    one = hermite(61 if dims == 2 else 25)
-    grid = np.stack(np.meshgrid(*[one.nodes] * dims, indexing="ij"), axis=-1).reshape(-1, dims)
-    weights = np.prod(np.stack(np.meshgrid(*[one.weights] * dims, indexing="ij"), axis=-1), axis=-1).ravel()
-    return Rule(grid, weights)
+    return tensor(hermite(61 if dims == 2 else 25), dims)
 
 
 def times(matrices: Array, rows: Array) -> Array:
